@@ -21,7 +21,7 @@ metadata = sa.MetaData()
 
 # On SQLite an INTEGER PRIMARY KEY is the rowid; PostgreSQL needs eight bytes for the same range.
 _BIGINT = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_REAL = sa.Double().with_variant(sa.REAL(), "sqlite")
+_REAL: sa.types.TypeEngine[float] = sa.Double().with_variant(sa.REAL(), "sqlite")
 
 
 class GoTime(sa.types.UserDefinedType[str]):
@@ -29,7 +29,8 @@ class GoTime(sa.types.UserDefinedType[str]):
 
     cache_ok = True
 
-    def get_col_spec(self) -> str:
+    def get_col_spec(self, **_: object) -> str:
+        """The type as SQLite's ``CREATE TABLE`` has it."""
         return "DATETIME"
 
 
@@ -143,6 +144,7 @@ turns = sa.Table(
     sa.Column("started", _TIME, nullable=False),
     sa.Column("ended", _TIME),
     sa.Column("error", sa.Text),
+    sqlite_with_rowid=False,
 )
 # The lease is a constraint: a context has one running turn at the most.
 sa.Index(
@@ -153,13 +155,6 @@ sa.Index(
     postgresql_where=turns.c.state == sa.literal_column("'running'"),
 )
 sa.Index("turns_context", turns.c.context_id, turns.c.started)
-sa.Index(
-    "turns_open",
-    turns.c.state,
-    sqlite_where=turns.c.state != sa.literal_column("'complete'"),
-    postgresql_where=turns.c.state != sa.literal_column("'complete'"),
-)
-
 calls = sa.Table(
     "calls",
     metadata,
@@ -185,10 +180,9 @@ calls = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("manifest", sa.Text, nullable=False, server_default="[]"),
     sa.Column("options", sa.Text, nullable=False, server_default="{}"),
-    sqlite_autoincrement=True,
 )
+# Calls of a context are found through its turns: each index costs every turn a page of the log.
 sa.Index("calls_turn", calls.c.turn_id)
-sa.Index("calls_context", calls.c.context_id, calls.c.started)
 
 context_tools = sa.Table(
     "context_tools",

@@ -1,0 +1,460 @@
+"""SQLite: one writer, a few readers, and the guards that keep what was acknowledged."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from threading import get_ident
+from typing import Any
+
+import sqlalchemy as sa
+
+from contextwindow.errors import StoreBusy, StoreError, StoreReadOnly, StoreReplaced
+from contextwindow.store import opening
+from contextwindow.store.connection import ENDED, Connection, Refusal
+from contextwindow.store.failures import translated
+from contextwindow.store.files import connect, identity, logger
+from contextwindow.store.location import Location
+
+_READERS = 8
+_MORE_READERS = 56
+
+
+class SQLiteDatabase:
+    """The SQLite side of `contextwindow.store.engine.Database`, which documents it."""
+
+    def __init__(
+        self,
+        location: Location,
+        *,
+        synchronous: str,
+        journal_mode: str,
+        read_only: bool,
+        busy_timeout: float,
+    ) -> None:
+        self.location = location
+        self._busy_timeout = busy_timeout
+        self._read_only = read_only
+        self._state = Refusal(StoreError, "")
+        self._refused = False
+        self._readers: sa.Engine | None = None
+        self._raws: set[sqlite3.Connection] = set()
+        self._active: set[Connection] = set()
+        self._options = "mode=ro"
+        self._wal = ""  # path of the -wal when this connection keeps one
+        path = location.path
+        if path is not None:
+            opening.open_file(location, read_only=read_only, busy_timeout=busy_timeout)
+        self._gate = _gate(path)
+        try:
+            self._raw: sqlite3.Connection | Refusal = self._open_writer(journal_mode)
+        except sqlite3.Error as error:
+            self._abandon()
+            raise translated(error, location.text) from error
+        except BaseException:
+            self._abandon()
+            raise
+        self._level = ""
+        self._connection = self._new_connection()
+        self._identity = self._identify()
+        plain, boundary = _levels(synchronous, wal=bool(self._wal))
+        self._write = _Write(self, f"PRAGMA synchronous={plain}")
+        self._boundary = _Write(self, f"PRAGMA synchronous={boundary}")
+        if path is not None:
+            self._readers = self._make_readers()
+        _opened.add(self)
+
+    # -- what the store uses
+
+    def write(self, boundary: bool) -> AbstractContextManager[Connection]:
+        """`Database.write`."""
+        return self._boundary if boundary else self._write
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """`Database.read`."""
+        if self._refused:
+            self._state.refuse()
+        if self._readers is None:
+            with self._read_memory() as connection:
+                yield connection
+            return
+        if identity(str(self.location.path)) != self._identity[:2]:
+            self._replaced()
+        try:
+            fairy = self._readers.raw_connection()
+        except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
+            raise translated(error, self.location.text) from error
+        raw: Any = fairy.dbapi_connection
+        connection = self._new_connection()
+        try:
+            with self._reading(connection, raw):
+                yield connection
+        finally:
+            if self._readers is not None:  # else a fork or a replaced file: not to be touched
+                fairy.close()
+
+    def now(self, connection: Connection) -> float:
+        """`Database.now`."""
+        return time.time()
+
+    def backup(self, to_path: str) -> None:
+        """`Database.backup`."""
+        if self._refused:
+            self._state.refuse()
+        if self.location.path is not None:
+            opening.back_up(self.location.path, to_path, self.location.text)
+            return
+        # Not inside a transaction: SQLite would wait for its end.
+        self._gate.take(self._busy_timeout, self.location.text)
+        try:
+            raw = self._raw
+            if isinstance(raw, Refusal):
+                raw.refuse()
+            opening.back_up_from(raw, to_path, self.location.text)
+        finally:
+            self._gate.give()
+
+    def close(self) -> None:
+        """`Database.close`."""
+        self._gate.take(self._busy_timeout, self.location.text)
+        try:
+            if self._refused:
+                return
+            if self._identify() != self._identity:
+                self._leak()
+            self._refuse(StoreError, f"{self.location.text}: the database is closed")
+            self._abandon()
+        finally:
+            self._gate.give()
+
+    # -- the writer
+
+    def begin(self, level: str) -> Connection:
+        """Takes the writer and begins; *level* is the PRAGMA for the commit."""
+        self._gate.take(self._busy_timeout, self.location.text)
+        raw = self._raw
+        try:
+            if level is not self._level:
+                # Inside a transaction SQLite ignores it.
+                raw.execute(level)
+                self._level = level
+            raw.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            self._gate.give()
+            raise translated(error, self.location.text) from error
+        except BaseException:
+            self._gate.give()
+            raise
+        connection = self._connection
+        connection.attach(raw)
+        return connection
+
+    def end(self, error: BaseException | None) -> None:
+        """Commits, or rolls back when there is an *error*, and lets the next writer in."""
+        self._connection.attach(ENDED)
+        raw = self._raw
+        try:
+            if error is None:
+                self._commit(raw)
+                return
+            _roll_back(raw)
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, self.location.text) from error
+        finally:
+            self._gate.give()
+
+    def _commit(self, raw: sqlite3.Connection | Refusal) -> None:
+        if not raw.in_transaction:
+            if isinstance(raw, Refusal):
+                raw.refuse()
+            raise StoreError(
+                f"{self.location.text}: the transaction was rolled back by SQLite after an error"
+                " inside it; nothing of it was stored"
+            )
+        try:
+            raw.execute("COMMIT")
+        except sqlite3.Error as error:
+            _roll_back(raw)
+            raise translated(error, self.location.text) from error
+        if self._identify() != self._identity:
+            self._replaced()
+
+    def _identify(self) -> tuple[int, ...]:
+        """Device and number of the file, number of its -wal; empty in memory."""
+        path = self.location.path
+        if path is None:
+            return ()
+        try:
+            found = os.stat(path)
+            if not self._wal:
+                return found.st_dev, found.st_ino
+            return found.st_dev, found.st_ino, os.stat(self._wal).st_ino
+        except OSError:
+            return (0,)
+
+    def _replaced(self) -> None:
+        """Refuses everything from now on; what was written since went to a dead file."""
+        self._refuse(
+            StoreReplaced,
+            f"{self.location.text}: the file (or its -wal) was moved, deleted or replaced while it"
+            " was open; the last write may be missing: open it again",
+        )
+        self._leak()
+        self._state.refuse()
+
+    def _refuse(self, kind: type[StoreError], message: str) -> None:
+        self._state = Refusal(kind, message)
+        self._refused = True
+        self._raw = self._state
+        for connection in [self._connection, *list(self._active)]:
+            connection.attach(self._state)
+
+    # -- opening and closing
+
+    def _open_writer(self, journal_mode: str) -> sqlite3.Connection | Refusal:
+        path = self.location.path
+        if path is None:
+            raw = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            self._raws.add(raw)
+            _prepare(raw)
+            opening.fill(raw)
+            return raw
+        if self._read_only:
+            self._choose_options(path)
+            return Refusal(StoreReadOnly, f"{self.location.text}: was opened with read_only=True")
+        raw = connect(path, busy_timeout=self._busy_timeout)
+        self._raws.add(raw)
+        _prepare(raw)
+        self._set_journal_mode(raw, journal_mode)
+        # The first transaction makes the -wal, whose identity is noted; and what was found
+        # without a lock is looked at again.
+        raw.execute("BEGIN IMMEDIATE")
+        opening.revision_of(raw, self.location.text)
+        raw.execute("COMMIT")
+        return raw
+
+    def _choose_options(self, path: str) -> None:
+        """Finds out how the file can be read: in a read-only directory there can be no -wal."""
+        with suppress(sqlite3.Error):
+            raw = connect(path, options=self._options)
+            try:
+                raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                return
+            finally:
+                raw.close()
+        if not os.path.exists(f"{path}-wal"):
+            self._options = "mode=ro&immutable=1"
+
+    def _set_journal_mode(self, raw: sqlite3.Connection, wanted: str) -> None:
+        give_up = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                (granted,) = raw.execute(f"PRAGMA journal_mode={wanted}").fetchone()
+                break
+            except sqlite3.OperationalError as error:
+                # SQLite does not wait by itself where waiting could deadlock.
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.01)
+        if granted == "wal":
+            self._wal = f"{self.location.path}-wal"
+        if granted != wanted:
+            logger.warning(
+                "%s: journal mode %s was refused by the file system, %s is used",
+                self.location.text,
+                wanted,
+                granted,
+            )
+
+    def _make_readers(self) -> sa.Engine:
+        readers = sa.create_engine(
+            "sqlite://",
+            creator=self._open_reader,
+            poolclass=sa.QueuePool,
+            pool_size=_READERS,
+            max_overflow=_MORE_READERS,
+            pool_timeout=self._busy_timeout,
+            pool_reset_on_return=None,  # `read` ends its transaction itself
+        )
+        sa.event.listen(readers, "close", self._forget)
+        return readers
+
+    def _open_reader(self) -> sqlite3.Connection:
+        raw = connect(
+            str(self.location.path), options=self._options, busy_timeout=self._busy_timeout
+        )
+        self._raws.add(raw)
+        _prepare(raw)
+        # Two connections that reset the WAL at one time damage the file before SQLite 3.51.3.
+        raw.execute("PRAGMA wal_autocheckpoint=0")
+        raw.execute("PRAGMA query_only=ON")
+        return raw
+
+    def _forget(self, raw: Any, record: object) -> None:
+        self._raws.discard(raw)
+
+    def _new_connection(self) -> Connection:
+        return Connection("sqlite", self.location.text, sqlite3.Error)
+
+    @contextmanager
+    def _reading(self, connection: Connection, raw: sqlite3.Connection) -> Iterator[None]:
+        self._active.add(connection)
+        try:
+            raw.execute("BEGIN")
+            connection.attach(raw)
+            yield
+        except sqlite3.Error as error:
+            raise translated(error, self.location.text) from error
+        finally:
+            self._active.discard(connection)
+            connection.attach(ENDED)
+            if self._readers is not None:
+                _roll_back(raw)
+
+    @contextmanager
+    def _read_memory(self) -> Iterator[Connection]:
+        if self._gate.owner == get_ident():
+            # Inside its own write: there is no second connection to the memory.
+            yield self._connection
+            return
+        with self._write as connection:
+            yield connection
+
+    def _abandon(self) -> None:
+        """Closes what is open; the writer last, for it checkpoints."""
+        if self._readers is not None:
+            self._readers.dispose()
+        for raw in list(self._raws):
+            self._raws.discard(raw)
+            with suppress(sqlite3.Error):
+                raw.close()
+
+    def _leak(self) -> None:
+        """Keeps every connection from ever being closed, even when the interpreter exits.
+
+        Closing would copy the -wal of a file that is gone over the pages of the new one; in a
+        forked child, it would work without the locks, which stayed with the parent.
+        """
+        import ctypes
+
+        for thing in [*self._raws, self._readers]:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+        self._raws.clear()
+        self._readers = None
+
+    def after_fork(self) -> None:
+        """In a child: SQLite's locks stayed with the parent, so nothing may be touched."""
+        self._gate = Gate()
+        if not self._refused:
+            self._refuse(
+                StoreError,
+                f"{self.location.text}: was opened before fork: open it again in the child",
+            )
+        self._leak()
+
+
+class _Write:
+    """``with`` over one write transaction; one object serves all, it holds nothing."""
+
+    __slots__ = ("_database", "_level")
+
+    def __init__(self, database: SQLiteDatabase, level: str) -> None:
+        self._database = database
+        self._level = level
+
+    def __enter__(self) -> Connection:
+        return self._database.begin(self._level)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._database.end(error)
+
+
+class Gate:
+    """Lets one thread of the process write at a time.
+
+    SQLite's own waiting is no queue: with eight writers the slowest waited seconds.
+
+    Attributes:
+        owner: the thread that is inside, 0 when none is.
+    """
+
+    __slots__ = ("__weakref__", "_lock", "owner")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.owner = 0
+
+    def take(self, timeout: float, text: str) -> None:
+        """Goes inside.
+
+        Raises:
+            StoreError: this thread is inside already: waiting would never end.
+            StoreBusy: another thread stayed inside for *timeout* seconds.
+        """
+        if not self._lock.acquire(False):
+            if self.owner == get_ident():
+                raise StoreError(
+                    f"{text}: this thread has a transaction open already; end it first"
+                )
+            if not self._lock.acquire(timeout=timeout):
+                raise StoreBusy(f"{text}: another thread has been writing for {timeout:g} s")
+        self.owner = get_ident()
+
+    def give(self) -> None:
+        """Goes outside; nothing to do in a child that was forked while its parent was inside."""
+        if self.owner == get_ident():
+            self.owner = 0
+            self._lock.release()
+
+
+_gates: weakref.WeakValueDictionary[str, Gate] = weakref.WeakValueDictionary()
+_gates_lock = threading.Lock()
+_opened: weakref.WeakSet[SQLiteDatabase] = weakref.WeakSet()
+
+
+def _gate(path: str | None) -> Gate:
+    """One for all who opened *path* in this process."""
+    if path is None:
+        return Gate()
+    with _gates_lock:
+        return _gates.setdefault(path, Gate())
+
+
+def _after_fork() -> None:
+    global _gates_lock
+    _gates_lock = threading.Lock()
+    _gates.clear()
+    for database in list(_opened):
+        database.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _prepare(raw: sqlite3.Connection) -> None:
+    raw.execute("PRAGMA foreign_keys=ON")
+    # A view or trigger in a file from elsewhere must not call functions with side effects.
+    raw.execute("PRAGMA trusted_schema=OFF")
+
+
+def _levels(synchronous: str, *, wal: bool) -> tuple[str, str]:
+    """``PRAGMA synchronous`` of a plain commit and of a boundary."""
+    if synchronous == "full":
+        return "FULL", "FULL"
+    if synchronous == "normal":
+        return "NORMAL", "NORMAL"
+    # Without a WAL, NORMAL may damage the file in a power failure; with one it cannot.
+    return ("NORMAL" if wal else "FULL"), "FULL"
+
+
+def _roll_back(raw: sqlite3.Connection | Refusal) -> None:
+    with suppress(sqlite3.Error):
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
