@@ -45,8 +45,8 @@ class PartEnd:
     Attributes:
         content: its whole text as the provider gave it, or None to keep the joined deltas.
         items: the provider's own items, sent back verbatim in later requests; items without a
-            part of their own (server tools) stand in front of the part that follows them, or
-            behind the last one.
+            part of their own (server tools) stand in front of the part that follows them; where
+            none does, they get a text part without text.
     """
 
     kind: PartKind
@@ -207,12 +207,14 @@ class Model(ABC):
         max_retries: how often a call that fails before its stream starts is made again.
         supports_threading: whether calls can go on from the provider's own copy.
         supports_prefill: whether an unfinished reply at the end of a request is continued.
+        opens_at_once: whether ``open`` never waits, so that it needs no thread of its own.
     """
 
     provider: ClassVar[str] = ""
     api: ClassVar[str] = ""
     supports_threading: bool = False
     supports_prefill: bool = False
+    opens_at_once: bool = False
     max_retries: int = 2
 
     def __init__(self, name: str) -> None:
@@ -250,17 +252,15 @@ class Model(ABC):
         """
 
     @abstractmethod
-    async def open_async(
-        self, request: Request, *, timeout: float | None
-    ) -> AsyncEventSource:
+    async def open_async(self, request: Request, *, timeout: float | None) -> AsyncEventSource:
         """As ``open``, on the running event loop."""
 
     def is_unknown_response(self, error: ModelError) -> bool:
         """Whether *error* says that the provider no longer has the previous response."""
         return False
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a model without connections has nothing to close
         """Close the connections that this model opened; a client given to it stays open."""
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 - see close
         """As ``close``, for the asynchronous client."""
