@@ -1,0 +1,183 @@
+"""Conversations with language models that survive.
+
+Names are loaded when they are first used: importing the package loads no provider SDK and no
+database library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contextwindow.chunks import (
+        Done,
+        ReasoningDelta,
+        RefusalDelta,
+        Resumed,
+        Retrying,
+        StreamChunk,
+        StreamFailed,
+        StreamStart,
+        TextDelta,
+        ToolCallDelta,
+        ToolEnd,
+        ToolOutputDelta,
+        ToolStart,
+        UsageReport,
+    )
+    from contextwindow.errors import (
+        AuthenticationFailed,
+        CallbackExpired,
+        ConfigError,
+        ContentBlocked,
+        ContextLengthExceeded,
+        ContextNotFound,
+        ContextWindowError,
+        InvalidRequest,
+        MiddlewareError,
+        ModelError,
+        ModelTimeout,
+        NotAContextDatabase,
+        Overloaded,
+        RateLimited,
+        RecordCorrupt,
+        SchemaTooNew,
+        StoreBusy,
+        StoreError,
+        StoreFull,
+        StoreReadOnly,
+        StoreReplaced,
+        StreamInterrupted,
+        ToolError,
+        TurnBusy,
+        TurnLost,
+    )
+    from contextwindow.middleware import DROP, CallStart, Middleware, handler
+    from contextwindow.models.base import Model
+    from contextwindow.models.openai_chat import OpenAIChatModel
+    from contextwindow.models.openai_responses import OpenAIResponsesModel
+    from contextwindow.options import CallArguments
+    from contextwindow.reader import ContextReader
+    from contextwindow.records import (
+        Call,
+        Context,
+        ContextStats,
+        Record,
+        RecordType,
+        Reply,
+        TokenUsage,
+        ToolCall,
+        Turn,
+        Usage,
+    )
+    from contextwindow.store.store import Store
+    from contextwindow.streams import AsyncStream, Stream
+    from contextwindow.window import ContextWindow
+    from contextwindow.window_async import AsyncContextWindow
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DROP",
+    "AsyncContextWindow",
+    "AsyncStream",
+    "AuthenticationFailed",
+    "Call",
+    "CallArguments",
+    "CallStart",
+    "CallbackExpired",
+    "ConfigError",
+    "ContentBlocked",
+    "Context",
+    "ContextLengthExceeded",
+    "ContextNotFound",
+    "ContextReader",
+    "ContextStats",
+    "ContextWindow",
+    "ContextWindowError",
+    "Done",
+    "InvalidRequest",
+    "Middleware",
+    "MiddlewareError",
+    "Model",
+    "ModelError",
+    "ModelTimeout",
+    "NotAContextDatabase",
+    "OpenAIChatModel",
+    "OpenAIResponsesModel",
+    "Overloaded",
+    "RateLimited",
+    "ReasoningDelta",
+    "Record",
+    "RecordCorrupt",
+    "RecordType",
+    "RefusalDelta",
+    "Reply",
+    "Resumed",
+    "Retrying",
+    "SchemaTooNew",
+    "Store",
+    "StoreBusy",
+    "StoreError",
+    "StoreFull",
+    "StoreReadOnly",
+    "StoreReplaced",
+    "Stream",
+    "StreamChunk",
+    "StreamFailed",
+    "StreamInterrupted",
+    "StreamStart",
+    "TextDelta",
+    "TokenUsage",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolEnd",
+    "ToolError",
+    "ToolOutputDelta",
+    "ToolStart",
+    "Turn",
+    "TurnBusy",
+    "TurnLost",
+    "Usage",
+    "UsageReport",
+    "handler",
+]
+
+_MODULES = {
+    "chunks": (
+        "Done ReasoningDelta RefusalDelta Resumed Retrying StreamChunk StreamFailed StreamStart "
+        "TextDelta ToolCallDelta ToolEnd ToolOutputDelta ToolStart UsageReport"
+    ),
+    "errors": (
+        "AuthenticationFailed CallbackExpired ConfigError ContentBlocked ContextLengthExceeded "
+        "ContextNotFound ContextWindowError InvalidRequest MiddlewareError ModelError "
+        "ModelTimeout NotAContextDatabase Overloaded RateLimited RecordCorrupt SchemaTooNew "
+        "StoreBusy StoreError StoreFull StoreReadOnly StoreReplaced StreamInterrupted ToolError "
+        "TurnBusy TurnLost"
+    ),
+    "middleware": "DROP CallStart Middleware handler",
+    "models.base": "Model",
+    "models.openai_chat": "OpenAIChatModel",
+    "models.openai_responses": "OpenAIResponsesModel",
+    "options": "CallArguments",
+    "reader": "ContextReader",
+    "records": ("Call Context ContextStats Record RecordType Reply TokenUsage ToolCall Turn Usage"),
+    "store.store": "Store",
+    "streams": "AsyncStream Stream",
+    "window": "ContextWindow",
+    "window_async": "AsyncContextWindow",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,346 @@
+"""The two drivers of a turn: blocking, and on an event loop.
+
+Everything here exists twice and nothing else does.  A driver answers effects, passes chunks out,
+and throws every error back into the turn, which decides what to do about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import anyio
+
+from contextwindow.chunks import StreamChunk
+from contextwindow.effects import (
+    CLOSE,
+    NEXT,
+    BeginTurn,
+    Checkpoint,
+    Effect,
+    OpenCall,
+    RunHook,
+    Sleep,
+)
+from contextwindow.errors import ConfigError, ModelError, StreamInterrupted, TurnBusy
+from contextwindow.models.base import AsyncEventSource, EventSource, Model, Request
+from contextwindow.store.ledger import TurnLedger
+from contextwindow.store.store import Store
+from contextwindow.turn import Control, Run
+
+_T = TypeVar("_T")
+
+_POLL = 0.05
+"""Seconds between looks at a context that another turn holds, at first."""
+
+
+class Wiring:
+    """What a turn is driven with.
+
+    Attributes:
+        timeout: seconds without a byte; None for the client's own.
+        deadline: seconds for the whole turn, or None.
+        wait_if_busy: wait for a turn that another caller runs, instead of raising ``TurnBusy``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: TurnLedger,
+        model: Model,
+        control: Control,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        wait_if_busy: bool = False,
+    ) -> None:
+        self.store = store
+        self.ledger = ledger
+        self.model = model
+        self.control = control
+        self.timeout = timeout
+        self.deadline = deadline
+        self.wait_if_busy = wait_if_busy
+
+
+class BlockingDriver:
+    """Drives one turn in the caller's thread."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
+        self._source: EventSource | None = None
+        self._stopped = threading.Event()
+        self._timer: threading.Timer | None = None
+
+    def stop(self, reason: str) -> None:
+        """End the turn soon, from any thread; *reason* is ``"cancel"`` or ``"deadline"``."""
+        control = self._wiring.control
+        control.stop = control.stop or reason  # type: ignore[assignment]
+        self._stopped.set()
+        source = self._source
+        if source is not None:
+            source.abort()
+
+    def run(self, turn: Run) -> Generator[StreamChunk, None, None]:
+        """The chunks of *turn*."""
+        if self._wiring.deadline is not None:
+            self._timer = threading.Timer(self._wiring.deadline, self.stop, ("deadline",))
+            self._timer.daemon = True
+            self._timer.start()
+        try:
+            yield from self._run(turn)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._close()
+
+    def _run(self, turn: Run) -> Generator[StreamChunk, None, None]:
+        step: Callable[[Any], Any] = turn.send
+        answer: Any = None
+        while True:
+            try:
+                want = step(answer)
+            except StopIteration:
+                return
+            step = turn.send
+            try:
+                if isinstance(want, StreamChunk):
+                    answer = yield want
+                elif want is NEXT:
+                    answer = self._source.read()  # type: ignore[union-attr]
+                else:
+                    answer = self._answer(want)
+            except BaseException as error:  # noqa: BLE001 - the turn decides what to do
+                step, answer = turn.throw, error
+
+    def _answer(self, want: Effect) -> Any:
+        match want:
+            case Checkpoint():
+                ledger = self._wiring.ledger
+                return ledger.written if ledger.defer(want) else ledger.apply(want)
+            case OpenCall():
+                self._open(want.request)
+            case BeginTurn():
+                return self._begin(want)
+            case Sleep():
+                self._stopped.wait(want.seconds)
+            case RunHook():
+                close = getattr(want.awaitable, "close", None)
+                if close is not None:
+                    close()
+                raise ConfigError("an async hook needs an AsyncContextWindow")
+            case _ if want is CLOSE:
+                self._close()
+        return None
+
+    def _begin(self, want: BeginTurn) -> Any:
+        pause = _POLL
+        while True:
+            try:
+                return self._wiring.ledger.begin(want)
+            except TurnBusy:
+                if not self._wiring.wait_if_busy or self._stopped.wait(pause):
+                    raise
+                pause = min(pause * 1.5, 1.0)
+
+    def _open(self, request: Request) -> None:
+        """Open the call where it can be given up: a connect or a slow header may take minutes."""
+        wiring = self._wiring
+        wiring.store.warm_up()
+        if wiring.model.opens_at_once:
+            self._source = wiring.model.open(request, timeout=wiring.timeout)
+        else:
+            self._source = self._open_elsewhere(request)
+        if self._stopped.is_set():
+            self._source.abort()
+
+    def _open_elsewhere(self, request: Request) -> EventSource:
+        opened: Future[EventSource] = Future()
+        given_up = threading.Event()
+
+        def work() -> None:
+            try:
+                source = self._wiring.model.open(request, timeout=self._wiring.timeout)
+            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+                opened.set_exception(error)
+                return
+            opened.set_result(source)
+            if given_up.is_set():
+                source.close()
+
+        opened.add_done_callback(lambda _: self._ready.set())
+        self._ready = threading.Event()
+        threading.Thread(target=work, name="contextwindow-open", daemon=True).start()
+        try:
+            while not opened.done():
+                self._ready.wait(0.05 if self._stopped.is_set() else 0.25)
+                if self._stopped.is_set() and not opened.done():
+                    raise StreamInterrupted("the call was given up before it was answered")
+        except BaseException:
+            given_up.set()
+            if opened.done() and opened.exception() is None:
+                opened.result().close()
+            raise
+        return opened.result()
+
+    def _close(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            with suppress(ModelError):
+                source.close()
+
+
+class AsyncDriver:
+    """Drives one turn on the running event loop; the store's work is done in its own threads.
+
+    Args:
+        wire: gives the wiring; it may have to open the database first.
+    """
+
+    def __init__(self, control: Control, wire: Callable[[], Awaitable[Wiring]]) -> None:
+        self._control = control
+        self._wire = wire
+        self._source: AsyncEventSource | None = None
+        self._opening: asyncio.Future[AsyncEventSource] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped: asyncio.Event | None = None
+        self._cancelled: BaseException | None = None
+
+    def stop(self, reason: str) -> None:
+        """End the turn soon, from any thread; *reason* is ``"cancel"`` or ``"deadline"``."""
+        control = self._control
+        control.stop = control.stop or reason  # type: ignore[assignment]
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._shake)
+
+    def _shake(self) -> None:
+        if self._stopped is not None:
+            self._stopped.set()
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._source is not None:
+            self._source.abort()
+
+    async def run(self, turn: Run) -> AsyncGenerator[StreamChunk, None]:
+        """The chunks of *turn*."""
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        self._wiring = await self._wire()
+        timer = None
+        if self._wiring.deadline is not None:
+            timer = self._loop.call_later(self._wiring.deadline, self.stop, "deadline")
+        step: Callable[[Any], Any] = turn.send
+        answer: Any = None
+        try:
+            while True:
+                try:
+                    want = step(answer)
+                except StopIteration:
+                    return
+                step = turn.send
+                try:
+                    if isinstance(want, StreamChunk):
+                        answer = yield want
+                    elif want is NEXT:
+                        answer = await self._source.read()  # type: ignore[union-attr]
+                    else:
+                        answer = await self._answer(want)
+                except BaseException as error:  # noqa: BLE001 - the turn decides what to do
+                    step, answer = turn.throw, error
+        finally:
+            if timer is not None:
+                timer.cancel()
+            await self._close()
+
+    async def _answer(self, want: Effect) -> Any:
+        match want:
+            case Checkpoint():
+                ledger = self._wiring.ledger
+                if ledger.defer(want):
+                    return ledger.written
+                return await self._write(ledger.apply, want)
+            case OpenCall():
+                await self._open(want.request)
+            case BeginTurn():
+                return await self._begin(want)
+            case Sleep():
+                await self._sleep(want.seconds)
+            case RunHook():
+                return await want.awaitable
+            case _ if want is CLOSE:
+                await self._close()
+        return None
+
+    async def _begin(self, want: BeginTurn) -> Any:
+        pause = _POLL
+        while True:
+            try:
+                return await self._write(self._wiring.ledger.begin, want)
+            except TurnBusy:
+                if not self._wiring.wait_if_busy or self._control.stop:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, 1.0)
+
+    async def _write(self, function: Callable[[Any], _T], value: Any) -> _T:
+        """Run *function* in the store's thread and wait for it, whatever cancels us meanwhile.
+
+        A shield alone loses the last checkpoint to a second ``cancel()``.
+        """
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(self._wiring.store.executor, function, value)
+        await self._outlast(writing)
+        cancelled, self._cancelled = self._cancelled, None
+        if cancelled is not None:
+            if writing.exception() is not None:
+                raise cancelled from writing.exception()
+            raise cancelled
+        return writing.result()
+
+    async def _outlast(self, work: asyncio.Future[Any]) -> None:
+        """Wait for *work*; a cancellation meanwhile is kept for ``_cancelled``."""
+        with anyio.CancelScope(shield=True):
+            while not work.done():
+                try:
+                    await asyncio.wait({work})
+                except asyncio.CancelledError as error:
+                    self._cancelled = error
+
+    async def _open(self, request: Request) -> None:
+        wiring = self._wiring
+        wiring.store.warm_up()
+        self._opening = asyncio.ensure_future(
+            wiring.model.open_async(request, timeout=wiring.timeout)
+        )
+        try:
+            self._source = await self._opening
+        except asyncio.CancelledError:
+            if self._control.stop:
+                raise StreamInterrupted("the call was given up before it was answered") from None
+            raise
+        finally:
+            self._opening = None
+        if self._control.stop:
+            self._source.abort()
+
+    async def _sleep(self, seconds: float) -> None:
+        assert self._stopped is not None  # noqa: S101 - set before the turn's first step
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
+
+    async def _close(self) -> None:
+        """Close the connection; a cancellation meanwhile waits until something can take it."""
+        source, self._source = self._source, None
+        if source is None:
+            return
+        closing = asyncio.ensure_future(_closed(source.close()))
+        await self._outlast(closing)
+
+
+async def _closed(closing: Awaitable[None]) -> None:
+    with suppress(ModelError):
+        await closing

@@ -1,0 +1,266 @@
+"""What a turn asks of its driver, and what it tells the store.
+
+The turn yields these and is sent the answers; the drivers and the store act on them.  They are
+plain values, so that a turn can be tested by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final
+
+from contextwindow.models.base import Request
+from contextwindow.records import FinishReason, Record, RecordType, TurnState, Usage
+
+
+class _Mark:
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+NEXT: Final = _Mark("NEXT")
+"""Read the provider's next events; answered with a list of them, or None at the end."""
+
+CLOSE: Final = _Mark("CLOSE")
+"""Close the provider's connection, if one is open."""
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """Send a request; answered with None once the headers of the answer have come."""
+
+    request: Request
+
+
+@dataclass(slots=True)
+class Sleep:
+    """Wait so many seconds, or until the stream is cancelled."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
+class RunHook:
+    """Await what an async hook returned; answered with its result."""
+
+    awaitable: Awaitable[Any]
+
+
+@dataclass(slots=True)
+class BeginTurn:
+    """Take the lease; answered with ``Begun``.
+
+    Attributes:
+        resume: id of the turn to go on with, ``""`` for the newest that can be, None for a
+            new turn.
+        call: the first call, written in the same transaction; its manifest is left to the
+            store.
+    """
+
+    turn_id: str
+    resume: str | None
+    call: StartCall
+
+
+@dataclass(slots=True)
+class Begun:
+    """The lease is held.
+
+    Attributes:
+        records: the live records, in order; on a resume those before the unfinished ones.
+        last_response_id: where server-side threading stands; None where it is off or broken.
+        context_id: the context that it is held on.
+        threaded: whether server-side threading is on for the context.
+        own: on a resume: the turn's records since its last tool output, in order.
+        whole: on a resume: the turn's records before those.
+        response_id, cursor: on a resume: of the call that was cut off.
+    """
+
+    turn_id: str
+    context_id: str
+    records: list[Record]
+    threaded: bool = False
+    last_response_id: str | None = None
+    own: list[Record] = field(default_factory=list)
+    whole: list[Record] = field(default_factory=list)
+    response_id: str | None = None
+    cursor: str | None = None
+
+
+@dataclass(slots=True)
+class OpenRecord:
+    """Write a new record.
+
+    Attributes:
+        key: the turn's own number for it; later operations name it by this.
+        content: its first text; more comes by ``Append``.
+        partial: whether its stream is still under way.
+    """
+
+    key: int
+    source: RecordType
+    content: str = ""
+    partial: bool = True
+    call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(slots=True)
+class ReopenRecord:
+    """Go on with the unfinished record *record_id* under the number *key*."""
+
+    key: int
+    record_id: int
+
+
+@dataclass(slots=True)
+class Append:
+    """Text that was added to a record since the last checkpoint."""
+
+    key: int
+    text: str
+
+
+@dataclass(slots=True)
+class CloseRecord:
+    """A record's stream has ended; *content* is its whole text.
+
+    Attributes:
+        partial: it ended badly; the record stays resumable.
+        live: False takes it out of what is sent.
+    """
+
+    key: int
+    content: str
+    payload: dict[str, Any] | None = None
+    response_id: str | None = None
+    partial: bool = False
+    live: bool = True
+    call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(slots=True)
+class SetLive:
+    """Take records out of what is sent, or put them back."""
+
+    record_ids: list[int]
+    live: bool
+
+
+@dataclass(slots=True)
+class StartCall:
+    """A request is about to be sent.
+
+    Attributes:
+        manifest: ids of the records that it holds; None for all live ones.
+    """
+
+    provider: str
+    model: str
+    options: dict[str, Any]
+    manifest: list[int] | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """News of the call under way; None leaves a value as it is."""
+
+    response_id: str | None = None
+    cursor: str | None = None
+    model: str | None = None
+    manifest: list[int] | None = None
+
+
+@dataclass(slots=True)
+class EndCall:
+    """The call is over.
+
+    Attributes:
+        usage: as the provider counted; None lets the store estimate it from the texts.
+        output: text that the call produced, for that estimate.
+        price: cost of a usage in US dollars; it may be slow the first time.
+        replaces: the usage covers the turn's earlier calls of the same response, too.
+    """
+
+    usage: Usage | None
+    output: str = ""
+    price: Callable[[Usage], Decimal | None] | None = None
+    replaces: bool = False
+    finish_reason: FinishReason | None = None
+    time_to_first_token: float | None = None
+    duration: float = 0.0
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class EndTurn:
+    """The turn is over; the lease is given back.
+
+    Attributes:
+        threading_id: where server-side threading stands now; None leaves it as it is.
+        chain_broken: the stored threading id no longer holds.
+        since_seq: newest record that the turn knew of when it began.
+    """
+
+    state: TurnState
+    error: str | None = None
+    threading_id: str | None = None
+    chain_broken: bool = False
+    since_seq: int = 0
+
+
+Operation = (
+    OpenRecord
+    | ReopenRecord
+    | Append
+    | CloseRecord
+    | SetLive
+    | StartCall
+    | Progress
+    | EndCall
+    | EndTurn
+)
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """Write *operations* in one transaction; answered with ``Written``.
+
+    Attributes:
+        boundary: a prompt, a tool call or the end of a turn: it survives a power failure.
+        relaxed: nobody is shown what it holds, so it may be written a little later.
+    """
+
+    operations: list[Operation]
+    boundary: bool = False
+    relaxed: bool = False
+
+
+@dataclass(slots=True)
+class Written:
+    """What the database knows of a turn.
+
+    Attributes:
+        ids: record id by the turn's own number.
+        records: closed records as they stand, by the turn's own number.
+        usage, cost: of the calls that have ended, together.
+        last_usage, last_cost: of the call that ended last.
+        ended: whether the turn is over.
+    """
+
+    ids: dict[int, int] = field(default_factory=dict)
+    records: dict[int, Record] = field(default_factory=dict)
+    usage: Usage | None = None
+    cost: Decimal | None = None
+    last_usage: Usage | None = None
+    last_cost: Decimal | None = None
+    ended: bool = False
+
+
+Effect = _Mark | OpenCall | Sleep | RunHook | BeginTurn | Checkpoint

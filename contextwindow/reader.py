@@ -1,0 +1,181 @@
+"""The read-only view of a window, and the reads that both windows share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from contextwindow.errors import ConfigError, ContextNotFound
+from contextwindow.records import Call, Context, ContextStats, Record, TokenUsage, Turn
+from contextwindow.store import conversations, reading
+from contextwindow.store.checks import check_text
+from contextwindow.store.store import Store
+
+
+class ContextReader:
+    """Reads of a window's current context, safe to use from any thread while it is written to.
+
+    It follows the window: after ``switch_context`` it reads the new one.
+
+    Args:
+        store: the database.
+        current: gives the id and the name of the current context.
+        limit: gives the tokens that the window may hold, or 0.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        current: Callable[[], tuple[str, str]],
+        limit: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._current = current
+        self._limit = limit
+
+    @property
+    def current_context(self) -> str:
+        """Name of the current context."""
+        return self._current()[1]
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that the window may hold; 0 when that is not known."""
+        return self._limit()
+
+    def live_records(self) -> list[Record]:
+        """What is sent to the model, in order.
+
+        Raises:
+            RecordCorrupt: a record was damaged on the disk; the error names it.
+        """
+        with self._store.database.read() as connection:
+            return reading.live_records(connection, self._current()[0])
+
+    def records(self, after: int | None = None, limit: int | None = None) -> list[Record]:
+        """All records in order, live or not.
+
+        Args:
+            after: id of the record behind which to begin.
+            limit: how many at the most.
+
+        Raises:
+            ConfigError: *after* is no record of this context, or *limit* is below 0.
+            RecordCorrupt: a record was damaged on the disk; the error names it.
+        """
+        with self._store.database.read() as connection:
+            return reading.page(connection, self._current()[0], after, limit)
+
+    def turns(self) -> list[Turn]:
+        """The turns of the context, oldest first."""
+        with self._store.database.read() as connection:
+            return reading.turns_of(connection, self._current()[0])
+
+    def interrupted(self) -> list[Turn]:
+        """Turns that were cut off and can be resumed; a dead one is settled first.
+
+        A turn that a later one has passed is not among them.
+        """
+        context_id = self._current()[0]
+        self._store.settle(context_id)
+        turns = self.turns()
+        return [turn for turn in turns[-1:] if turn.state == "interrupted"]
+
+    def calls(self, turn_id: str | None = None) -> list[Call]:
+        """Requests made to providers, oldest first; of one turn if *turn_id* is given."""
+        with self._store.database.read() as connection:
+            return reading.calls_of(connection, self._current()[0], turn_id)
+
+    def manifest(self, call_id: int) -> list[Record]:
+        """The records that a call sent, in its order.
+
+        Raises:
+            ConfigError: the context has no such call.
+        """
+        with self._store.database.read() as connection:
+            return reading.manifest(connection, self._current()[0], call_id)
+
+    def live_tokens(self) -> int:
+        """Tokens of the live records, counted offline."""
+        return reading.figures(self._store.database, self._current()[0])[0]
+
+    def total_tokens(self) -> int:
+        """Tokens that all calls of the context have used; kept in the database."""
+        return reading.figures(self._store.database, self._current()[0])[1]
+
+    def token_usage(self) -> TokenUsage:
+        """Live and total tokens against what the model takes."""
+        live, total = reading.figures(self._store.database, self._current()[0])
+        most = self._limit()
+        return TokenUsage(live=live, total=total, max=most, percent=live / most if most else 0.0)
+
+    def list_contexts(self) -> list[Context]:
+        """Every context of the database, newest first."""
+        return self._store.list_contexts()
+
+    def get_context(self, name: str) -> Context:
+        """The context called *name*.
+
+        Raises:
+            ContextNotFound: there is none; nothing is created.
+        """
+        return conversations.known(self._store.database, name)
+
+    def get_current_context(self) -> Context:
+        """The current context as the database has it.
+
+        Raises:
+            ContextNotFound: it was deleted.
+        """
+        context_id, name = self._current()
+        with self._store.database.read() as connection:
+            context = conversations.by_id(connection, context_id)
+        if context is None:
+            raise ContextNotFound(f"context {name!r} was deleted")
+        return context
+
+    def context_stats(self, name: str | None = None) -> ContextStats:
+        """Figures of the context *name*, or of the current one.
+
+        Raises:
+            ContextNotFound: there is none of that name.
+        """
+        chosen = self._current()[1] if name is None else check_text(name, "context name")
+        context = conversations.known(self._store.database, chosen)
+        reading.figures(self._store.database, context.id)
+        with self._store.database.read() as connection:
+            return conversations.stats(connection, chosen)
+
+    def export_context(self, name: str | None = None) -> dict[str, Any]:
+        """A context as JSON-safe values, for ``import_context``.
+
+        Raises:
+            ContextNotFound: there is none of that name.
+        """
+        chosen = self._current()[1] if name is None else name
+        context = conversations.known(self._store.database, chosen)
+        with self._store.database.read() as connection:
+            return conversations.export(connection, context)
+
+    def export_context_json(self, name: str | None = None) -> str:
+        """``export_context`` as JSON text, indented by 2."""
+        return json.dumps(self.export_context(name), indent=2)
+
+    def list_tools(self) -> list[str]:
+        """Names of the tools that are stored with the context."""
+        with self._store.database.read() as connection:
+            return conversations.tools(connection, self._current()[0])
+
+
+def check_turn_id(turn_id: object) -> str:
+    """*turn_id* for the store: ``""`` stands for the newest.
+
+    Raises:
+        ConfigError: it is neither None nor a non-empty str.
+    """
+    if turn_id is None:
+        return ""
+    if not isinstance(turn_id, str) or not turn_id:
+        raise ConfigError(f"turn_id must be the id of a turn, not {turn_id!r}")
+    return turn_id

@@ -1,0 +1,450 @@
+"""Contexts: making, finding, copying, deleting, and taking them out and in as JSON."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from contextwindow.errors import ConfigError, ContextNotFound
+from contextwindow.records import Context, ContextStats, RecordType
+from contextwindow.store.checks import check_text
+from contextwindow.store.connection import Connection
+from contextwindow.store.engine import Database
+from contextwindow.store.failures import Conflict
+from contextwindow.store.rows import (
+    CONTEXT_COLUMNS,
+    RECORD_COLUMNS,
+    STATS_COLUMNS,
+    to_context,
+    to_record,
+    to_stats,
+    unfolded,
+)
+from contextwindow.store.schema import context_tools, contexts, records
+from contextwindow.store.statement import Statement, insert_ignore
+from contextwindow.store.values import checksum, dump_json, now_text, parse_time
+from contextwindow.store.writing import lock
+
+_bind = sa.bindparam
+
+FORMAT: Final = "contextwindow/1"
+"""Version of the JSON that ``export_context`` gives."""
+
+_BY_NAME = Statement(sa.select(*CONTEXT_COLUMNS).where(contexts.c.name == _bind("name")))
+_BY_ID = Statement(sa.select(*CONTEXT_COLUMNS).where(contexts.c.id == _bind("context_id")))
+_ALL = Statement(sa.select(*CONTEXT_COLUMNS).order_by(contexts.c.start_time.desc(), contexts.c.id))
+_STATS = Statement(sa.select(*STATS_COLUMNS).where(contexts.c.name == _bind("name")))
+_ALL_STATS = Statement(
+    sa.select(*STATS_COLUMNS).order_by(contexts.c.start_time.desc(), contexts.c.id)
+)
+
+_INSERT = Statement(
+    lambda dialect: insert_ignore(dialect, contexts).values(
+        id=_bind("context_id"),
+        name=_bind("name"),
+        start_time=_bind("start_time"),
+        use_server_side_threading=_bind("threading"),
+        last_response_id=_bind("last_response_id"),
+        parent_context_id=_bind("parent"),
+        metadata=_bind("metadata_"),
+        max_tokens=_bind("max_tokens"),
+    )
+)
+
+_THREADING = Statement(
+    sa.update(contexts)
+    .where(contexts.c.id == _bind("context_id"))
+    .where(contexts.c.use_server_side_threading != _bind("enabled"))
+    .values(use_server_side_threading=_bind("enabled"), last_response_id=None)
+)
+
+_DELETE = Statement(sa.delete(contexts).where(contexts.c.id == _bind("context_id")))
+
+_TOOLS = Statement(
+    sa.select(context_tools.c.tool_name)
+    .where(context_tools.c.context_id == _bind("context_id"))
+    .order_by(context_tools.c.created_at, context_tools.c.id)
+)
+
+_COPY_TOOLS = Statement(
+    sa.insert(context_tools).from_select(
+        ["context_id", "tool_name", "created_at"],
+        sa.select(
+            _bind("copy_id", type_=sa.Text),
+            context_tools.c.tool_name,
+            context_tools.c.created_at,
+        ).where(context_tools.c.context_id == _bind("context_id")),
+    )
+)
+
+# A copy belongs to no turn, so that resuming in one context never ends another's reply.
+_COPIED = [
+    column
+    for column in records.c
+    if column.name not in ("id", "context_id", "turn_id", "partial_response_id")
+]
+
+_COPY_RECORDS = Statement(
+    sa.insert(records).from_select(
+        ["context_id", *(column.name for column in _COPIED)],
+        sa.select(_bind("copy_id", type_=sa.Text), *_COPIED)
+        .where(records.c.context_id == _bind("context_id"))
+        .where(
+            sa.tuple_(records.c.position, records.c.seq)
+            <= sa.tuple_(_bind("position"), _bind("seq"))
+        )
+        .order_by(records.c.position, records.c.seq),
+    )
+)
+
+_IN_FLIGHT = Statement(
+    sa.select(records.c.id, records.c.seq, records.c.content, records.c.payload)
+    .where(records.c.context_id == _bind("context_id"))
+    .where(records.c.partial_response_id.is_not(None))
+)
+
+_SET_COPY = Statement(
+    sa.update(records)
+    .where(records.c.context_id == _bind("copy_id"))
+    .where(records.c.seq == _bind("seq"))
+    .values(content=_bind("content"), checksum=_bind("checksum"), uncounted=records.c.live)
+)
+
+_COUNT_COPY = Statement(
+    sa.update(contexts)
+    .where(contexts.c.id == _bind("context_id"))
+    .values(
+        {
+            name: sa.select(expression)
+            .where(records.c.context_id == _bind("context_id"))
+            .scalar_subquery()
+            for name, expression in {
+                "next_seq": sa.func.coalesce(sa.func.max(records.c.seq), 0) + 1,
+                "record_count": sa.func.count(),
+                "live_count": sa.func.count(sa.case((records.c.live, 1))),
+                "live_tokens": sa.func.coalesce(
+                    sa.func.sum(sa.case((records.c.live, records.c.est_tokens), else_=0)), 0
+                ),
+                "uncounted": sa.func.count(
+                    sa.case((sa.and_(records.c.live, records.c.uncounted), 1))
+                ),
+                "last_activity": sa.func.max(records.c.ts),
+            }.items()
+        }
+    )
+)
+
+_PLACE = Statement(
+    sa.select(records.c.position, records.c.seq)
+    .where(records.c.context_id == _bind("context_id"))
+    .where(records.c.id == _bind("record_id"))
+)
+
+_EXPORT = Statement(
+    sa.select(*RECORD_COLUMNS, records.c.ts, records.c.position, records.c.payload)
+    .where(records.c.context_id == _bind("context_id"))
+    .order_by(records.c.position, records.c.seq)
+)
+
+_IMPORTED = (
+    "ts",
+    "source",
+    "content",
+    "live",
+    "est_tokens",
+    "response_id",
+    "streamed",
+    "seq",
+    "position",
+    "call_id",
+    "name",
+    "pinned",
+    "error",
+)
+
+_IMPORT = Statement(
+    sa.insert(records).values(
+        context_id=_bind("context_id"),
+        payload=_bind("payload"),
+        checksum=_bind("checksum"),
+        **{name: _bind(name) for name in _IMPORTED},
+    )
+)
+
+_IMPORT_TOOL = Statement(
+    sa.insert(context_tools).values(
+        context_id=_bind("context_id"), tool_name=_bind("name"), created_at=_bind("now")
+    )
+)
+
+_LAST_PLACE = (1 << 62) - 1
+
+
+def find(connection: Connection, name: str) -> Context | None:
+    """The context called *name*, or None."""
+    row = _BY_NAME.one(connection, name=name)
+    return None if row is None else to_context(row)
+
+
+def known(database: Database, name: str) -> Context:
+    """The context called *name*.
+
+    Raises:
+        ContextNotFound: there is none.
+    """
+    with database.read() as connection:
+        context = find(connection, check_text(name, "context name"))
+    if context is None:
+        raise ContextNotFound(
+            f"{database.location} has no context called {name!r}; list_contexts() names those "
+            "it has"
+        )
+    return context
+
+
+def by_id(connection: Connection, context_id: str) -> Context | None:
+    """The context of that id, or None."""
+    row = _BY_ID.one(connection, context_id=context_id)
+    return None if row is None else to_context(row)
+
+
+def get_or_create(database: Database, name: str) -> Context:
+    """The context called *name*, made if it is missing."""
+    check_text(name, "context name")
+    with database.read() as connection:
+        context = find(connection, name)
+    if context is not None or database.read_only:
+        return context or known(database, name)
+    with database.write(boundary=True) as connection:
+        create(connection, name)
+        created = find(connection, name)
+    assert created is not None  # noqa: S101 - just written, or written by somebody else
+    return created
+
+
+def create(connection: Connection, name: str, **values: Any) -> tuple[str, bool]:
+    """Id for a new context called *name*, and whether it was made by this."""
+    context_id = str(uuid.uuid4())
+    row = {
+        "threading": False,
+        "last_response_id": None,
+        "parent": None,
+        "metadata_": None,
+        "max_tokens": None,
+        "start_time": now_text(),
+        **values,
+    }
+    done = _INSERT.run(connection, context_id=context_id, name=name, **row)
+    return context_id, done.rowcount == 1
+
+
+def all_contexts(connection: Connection) -> list[Context]:
+    """Every context, newest first."""
+    return [to_context(row) for row in _ALL.all(connection)]
+
+
+def stats(connection: Connection, name: str) -> ContextStats:
+    """Figures of one context, from its counters.
+
+    Raises:
+        ContextNotFound: there is none of that name.
+    """
+    row = _STATS.one(connection, name=name)
+    if row is None:
+        raise ContextNotFound(f"{connection.location} has no context called {name!r}")
+    return to_stats(row)
+
+
+def all_stats(connection: Connection) -> list[ContextStats]:
+    """Figures of every context, newest first."""
+    return [to_stats(row) for row in _ALL_STATS.all(connection)]
+
+
+def set_threading(database: Database, context_id: str, enabled: bool) -> None:
+    """Switch server-side threading; the chain starts anew when that changes anything."""
+    with database.write() as connection:
+        _THREADING.run(connection, context_id=context_id, enabled=enabled)
+
+
+def tools(connection: Connection, context_id: str) -> list[str]:
+    """Names of the tools that are stored with the context."""
+    return [row[0] for row in _TOOLS.all(connection, context_id=context_id)]
+
+
+def delete(database: Database, context_id: str) -> None:
+    """Delete a context with its records, turns, calls and tools.
+
+    Raises:
+        ContextNotFound: it was deleted already.
+    """
+    with database.write(boundary=True) as connection:
+        if _DELETE.run(connection, context_id=context_id).rowcount != 1:
+            raise ContextNotFound(f"context {context_id} was deleted already")
+
+
+def copy(database: Database, context: Context, name: str, at: int | None = None) -> Context:
+    """A new context *name* with the records of *context*, up to the record *at*.
+
+    Raises:
+        ConfigError: *name* is taken, or *at* is no record of the context.
+        ContextNotFound: *context* was deleted.
+    """
+    check_text(name, "context name")
+    with database.write(boundary=True) as connection:
+        lock(connection, context.id)
+        source = by_id(connection, context.id) or context
+        place: tuple[Any, ...] | None = (_LAST_PLACE, _LAST_PLACE)
+        if at is not None:
+            place = _PLACE.one(connection, context_id=context.id, record_id=at)
+            if place is None:
+                raise ConfigError(f"context {context.name!r} has no record {at!r}")
+        assert place is not None  # noqa: S101 - just checked
+        copy_id, made = create(
+            connection,
+            name,
+            threading=source.use_server_side_threading,
+            last_response_id=source.last_response_id if at is None else None,
+            parent=source.id,
+            max_tokens=source.max_tokens,
+            metadata_=None if source.metadata is None else dump_json(source.metadata),
+        )
+        if not made:
+            raise ConfigError(f"a context called {name!r} already exists; choose another name")
+        ids = {"copy_id": copy_id, "context_id": source.id}
+        _COPY_RECORDS.run(connection, position=place[0], seq=place[1], **ids)
+        for record_id, seq, content, payload in _IN_FLIGHT.all(connection, context_id=source.id):
+            text = content + unfolded(connection, record_id)
+            crc = checksum(text, payload)
+            _SET_COPY.run(connection, copy_id=copy_id, seq=seq, content=text, checksum=crc)
+        _COPY_TOOLS.run(connection, **ids)
+        _COUNT_COPY.run(connection, context_id=copy_id)
+        made_context = by_id(connection, copy_id)
+    assert made_context is not None  # noqa: S101 - made in this transaction
+    return made_context
+
+
+def export(connection: Connection, context: Context) -> dict[str, Any]:
+    """A context as JSON-safe values: its records, live or not, and the names of its tools."""
+    out: dict[str, Any] = {
+        "format": FORMAT,
+        "context": {
+            "id": context.id,
+            "name": context.name,
+            "start_time": context.start_time.isoformat(),
+            "use_server_side_threading": context.use_server_side_threading,
+            "last_response_id": context.last_response_id,
+            "max_tokens": context.max_tokens,
+            "metadata": context.metadata,
+        },
+        "records": [],
+        "tools": tools(connection, context.id),
+    }
+    for row in _EXPORT.all(connection, context_id=context.id):
+        record = to_record(connection, row)
+        out["records"].append(
+            {
+                "id": record.id,
+                "ts": row[-3],
+                "source": record.source.name.lower(),
+                "content": record.content,
+                "live": record.live,
+                "est_tokens": record.est_tokens,
+                "response_id": record.response_id,
+                "streamed": record.streamed,
+                "partial": record.partial_response_id is not None,
+                "seq": record.seq,
+                "position": row[-2],
+                "call_id": record.call_id,
+                "name": record.name,
+                "pinned": record.pinned,
+                "error": record.error,
+                "payload": record.payload,
+            }
+        )
+    return out
+
+
+def import_(database: Database, data: dict[str, Any] | str | bytes, name: str | None) -> Context:
+    """A new context from what ``export`` gave; nothing is written unless all of it is right.
+
+    Raises:
+        ConfigError: it is no export, of a version not known here, or its name is taken.
+    """
+    export_ = _parsed(data)
+    try:
+        head = export_["context"]
+        target = check_text(name if name is not None else head["name"], "context name")
+        rows = [_row(one) for one in export_["records"]]
+        names = [check_text(one, "tool name") for one in export_.get("tools") or []]
+        metadata = head.get("metadata")
+        values = {
+            "start_time": _time_text(head["start_time"]),
+            "threading": bool(head.get("use_server_side_threading")),
+            "max_tokens": head.get("max_tokens"),
+            "metadata_": None if metadata is None else dump_json(metadata),
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"this is no whole export: {type(error).__name__} {error}") from error
+    if len({row["seq"] for row in rows}) != len(rows):
+        raise ConfigError("this is no whole export: two records have the same seq")
+    with database.write(boundary=True) as connection:
+        context_id, made = create(connection, target, **values)
+        if not made:
+            raise ConfigError(f"a context called {target!r} already exists; pass another name=")
+        try:
+            _IMPORT.run_many(connection, [{**row, "context_id": context_id} for row in rows])
+        except Conflict as error:
+            raise ConfigError(f"this is no whole export: {error}") from error
+        for tool in names:
+            _IMPORT_TOOL.run(connection, context_id=context_id, name=tool, now=now_text())
+        _COUNT_COPY.run(connection, context_id=context_id)
+        imported = by_id(connection, context_id)
+    assert imported is not None  # noqa: S101 - made in this transaction
+    return imported
+
+
+def _parsed(data: dict[str, Any] | str | bytes) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        try:
+            data = json.loads(data)
+        except (ValueError, RecursionError, TypeError) as error:
+            raise ConfigError(f"an export must be JSON: {error}") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise ConfigError(f"this is no export that can be read here: {found!r}, not {FORMAT!r}")
+    return data
+
+
+def _row(one: dict[str, Any]) -> dict[str, Any]:
+    """A record of an export as a row."""
+    content = check_text(one["content"], "content of a record", empty=True)
+    payload = None if one.get("payload") is None else dump_json(one["payload"])
+    seq = int(one["seq"])
+    return {
+        "ts": _time_text(one["ts"]),
+        "source": int(RecordType[str(one["source"]).upper()]),
+        "content": content,
+        "live": bool(one["live"]),
+        "est_tokens": int(one["est_tokens"]),
+        "response_id": one.get("response_id"),
+        "streamed": bool(one.get("streamed")),
+        "seq": seq,
+        "position": int(one.get("position") or seq),
+        "call_id": one.get("call_id"),
+        "name": one.get("name"),
+        "pinned": bool(one.get("pinned")),
+        "error": bool(one.get("error")),
+        "payload": payload,
+        "checksum": checksum(content, payload),
+    }
+
+
+def _time_text(text: str) -> str:
+    """*text* as it is stored; it must be a time."""
+    moment = parse_time(text)
+    if text.endswith(" UTC"):
+        return text
+    return moment.strftime("%Y-%m-%d %H:%M:%S.%f").rstrip("0").rstrip(".") + " +0000 UTC"

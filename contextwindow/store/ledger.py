@@ -1,0 +1,716 @@
+"""One running turn in the database: its lease, and every write that it makes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from copy import copy
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from contextwindow.effects import (
+    Append,
+    BeginTurn,
+    Begun,
+    Checkpoint,
+    CloseRecord,
+    EndCall,
+    EndTurn,
+    OpenRecord,
+    Operation,
+    Progress,
+    ReopenRecord,
+    SetLive,
+    StartCall,
+    Written,
+)
+from contextwindow.errors import ContextNotFound, StoreError, TurnLost
+from contextwindow.records import Record, Usage, defer_tokens
+from contextwindow.store import beginning
+from contextwindow.store.connection import Connection
+from contextwindow.store.engine import Database
+from contextwindow.store.rows import RECORD_COLUMNS, measure, to_ranges, to_record
+from contextwindow.store.schema import calls, contexts, record_deltas, records, turns
+from contextwindow.store.statement import Statement
+from contextwindow.store.values import checksum, dump_json, now_text, parse_time
+
+if TYPE_CHECKING:
+    from contextwindow.store.checkpoints import Checkpointer
+
+_bind = sa.bindparam
+
+_TOUCH_CONTEXT = Statement(
+    sa.update(contexts)
+    .where(contexts.c.id == _bind("context_id"))
+    .values(
+        next_seq=contexts.c.next_seq + _bind("opened"),
+        record_count=contexts.c.record_count + _bind("opened"),
+        live_count=contexts.c.live_count + _bind("live"),
+        live_tokens=contexts.c.live_tokens + _bind("tokens"),
+        uncounted=contexts.c.uncounted + _bind("uncounted"),
+        total_tokens=contexts.c.total_tokens + _bind("total"),
+        last_activity=_bind("now"),
+    )
+    .returning(contexts.c.next_seq)
+)
+
+_FENCE = Statement(
+    lambda dialect: (
+        sa.select(turns.c.id)
+        .where(turns.c.id == _bind("turn_id"))
+        .where(turns.c.epoch == _bind("epoch"))
+        .where(turns.c.state == sa.literal_column("'running'"))
+        # SQLite's write transaction keeps everybody out; PostgreSQL needs the row locked.
+        .with_for_update()
+        if dialect == "postgresql"
+        else sa.select(turns.c.id)
+        .where(turns.c.id == _bind("turn_id"))
+        .where(turns.c.epoch == _bind("epoch"))
+        .where(turns.c.state == sa.literal_column("'running'"))
+    )
+)
+
+_RENEW = Statement(
+    sa.update(turns)
+    .where(turns.c.id == _bind("turn_id"))
+    .where(turns.c.epoch == _bind("epoch"))
+    .where(turns.c.state == sa.literal_column("'running'"))
+    .values(heartbeat=_bind("now"), expires=_bind("expires"))
+)
+
+_END_TURN = Statement(
+    sa.update(turns)
+    .where(turns.c.id == _bind("turn_id"))
+    .where(turns.c.epoch == _bind("epoch"))
+    .where(turns.c.state == sa.literal_column("'running'"))
+    .values(state=_bind("state_"), ended=_bind("ended"), error=_bind("error"))
+)
+
+_INSERT_RECORD = Statement(
+    sa.insert(records)
+    .values(
+        {
+            column: _bind(column.name)
+            for column in records.c
+            if column.name not in ("id", "idempotency_key", "pinned", "error")
+        }
+    )
+    .returning(records.c.id)
+)
+
+_INSERT_DELTA = Statement(
+    sa.insert(record_deltas).values(
+        record_id=_bind("record_id"), idx=_bind("idx"), delta=_bind("delta")
+    )
+)
+
+_FORGET_DELTAS = Statement(
+    sa.delete(record_deltas).where(record_deltas.c.record_id == _bind("record_id"))
+)
+
+_CLOSE_RECORD = Statement(
+    sa.update(records)
+    .where(records.c.id == _bind("record_id"))
+    .values(
+        content=_bind("content"),
+        payload=_bind("payload"),
+        checksum=_bind("checksum"),
+        est_tokens=_bind("est_tokens"),
+        uncounted=_bind("uncounted"),
+        accumulated_tokens=_bind("accumulated_tokens"),
+        response_id=_bind("response_id"),
+        partial_response_id=_bind("partial_response_id"),
+        live=_bind("live"),
+        call_id=_bind("call_id"),
+        name=_bind("name"),
+    )
+)
+
+_GIVE_UP = Statement(
+    sa.update(records)
+    .where(records.c.id == _bind("record_id"))
+    .values(live=_bind("live"), partial_response_id=None)
+    .returning(records.c.est_tokens, records.c.uncounted)
+)
+
+_RECORD = Statement(sa.select(*RECORD_COLUMNS).where(records.c.id == _bind("record_id")))
+
+_NEWS: Final = {
+    name: sa.func.coalesce(_bind(name, type_=sa.Text), calls.c[name])
+    for name in ("response_id", "cursor", "model", "manifest")
+}
+
+_END_CALL = Statement(
+    sa.update(calls)
+    .where(calls.c.id == _bind("call_id"))
+    .values(
+        finish_reason=_bind("finish_reason"),
+        input_tokens=_bind("input_tokens"),
+        output_tokens=_bind("output_tokens"),
+        cache_read_tokens=_bind("cache_read_tokens"),
+        cache_write_tokens=_bind("cache_write_tokens"),
+        reasoning_tokens=_bind("reasoning_tokens"),
+        usage_estimated=_bind("usage_estimated"),
+        cost=_bind("cost"),
+        ttft=_bind("ttft"),
+        duration=_bind("duration"),
+        error=_bind("error"),
+        **_NEWS,
+    )
+)
+
+_VOID_USAGE = Statement(
+    sa.update(calls)
+    .where(calls.c.id == _bind("call_id"))
+    .values(
+        input_tokens=0,
+        output_tokens=0,
+        cache_read_tokens=0,
+        cache_write_tokens=0,
+        reasoning_tokens=0,
+        usage_estimated=False,
+        cost=None,
+    )
+)
+
+_PROGRESS = Statement(sa.update(calls).where(calls.c.id == _bind("call_id")).values(**_NEWS))
+
+_THREADING = Statement(
+    sa.update(contexts)
+    .where(contexts.c.id == _bind("context_id"))
+    .values(last_response_id=_bind("response_id"))
+)
+
+_STRANGERS = Statement(
+    sa.select(records.c.id)
+    .where(records.c.context_id == _bind("context_id"))
+    .where(records.c.seq >= _bind("since"))
+    .where(records.c.seq < _bind("before"))
+    .where(sa.or_(records.c.turn_id.is_(None), records.c.turn_id != _bind("turn_id")))
+    .limit(1)
+)
+
+
+class _Entry:
+    """A record of the turn, as the database has it."""
+
+    __slots__ = ("guess", "live", "next_delta", "record", "tokens")
+
+    def __init__(self, record: Record, *, tokens: int = 0, guess: bool = False) -> None:
+        self.record = record
+        self.tokens = tokens
+        self.guess = guess
+        self.live = record.live
+        self.next_delta = 0
+
+
+class _Counters:
+    """What one transaction changes of the context's counters."""
+
+    __slots__ = ("live", "opened", "tokens", "total", "uncounted")
+
+    def __init__(self) -> None:
+        self.opened = self.live = self.tokens = self.uncounted = self.total = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.opened or self.live or self.tokens or self.uncounted or self.total)
+
+
+class TurnLedger:
+    """Writes one turn; safe to use from the turn's thread and the checkpointer's at once.
+
+    Args:
+        interval: seconds that text may wait to be written together with other turns' text; 0
+            writes it before ``apply`` returns.
+        lease: seconds after the last sign of life when others may take the turn over.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        context_id: str,
+        *,
+        interval: float,
+        lease: float,
+        checkpointer: Checkpointer,
+    ) -> None:
+        self.context_id = context_id
+        self.interval = interval
+        self.lease = lease
+        self.turn_id = ""
+        self.written = Written()
+        self._database = database
+        self._checkpointer = checkpointer
+        self._lock = threading.Lock()
+        self._waiting: deque[Operation] = deque()
+        self._failure: StoreError | TurnLost | None = None
+        self._entries: dict[int, _Entry] = {}
+        self._epoch = 0
+        self._call_id = 0
+        self._live_tokens = 0
+        self._began_seq = 0
+        self._renewed = 0.0
+        self._calls: dict[int, tuple[Usage, Decimal | None, str | None]] = {}
+        self._response_id: str | None = None
+        self._void: list[int] = []
+
+    # -- the lease -----------------------------------------------------------------------
+
+    def begin(self, wanted: BeginTurn) -> Begun:
+        """Take the lease.
+
+        Raises:
+            TurnBusy: another turn is running on the context.
+            ContextNotFound: the context was deleted.
+            ConfigError: there is no such turn to go on with.
+        """
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            started = beginning.begin(connection, self.context_id, wanted, now, self.lease)
+        self.turn_id = started.begun.turn_id
+        self._epoch = started.epoch
+        self._call_id = started.call_id
+        self._live_tokens = started.live_tokens
+        self._began_seq = started.next_seq
+        self._calls = started.calls
+        self._renewed = time.monotonic()
+        self._checkpointer.add(self)
+        return started.begun
+
+    # -- writing -------------------------------------------------------------------------
+
+    def defer(self, checkpoint: Checkpoint) -> bool:
+        """Keep *checkpoint* for the checkpointer, if it may wait; never blocks.
+
+        Raises:
+            StoreError, TurnLost: what was kept before could not be written.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if not self.interval and not checkpoint.relaxed:
+            return False
+        for operation in checkpoint.operations:
+            kind = type(operation)
+            if kind is OpenRecord and checkpoint.relaxed:
+                continue
+            if kind is not Append and kind is not Progress:
+                return False
+        self._waiting.extend(checkpoint.operations)
+        if not checkpoint.relaxed:
+            self._checkpointer.wake(self.interval)
+        return True
+
+    def apply(self, checkpoint: Checkpoint) -> Written:
+        """Write *checkpoint*, and before it what was deferred, in one transaction.
+
+        Raises:
+            TurnLost: the lease was taken over; nothing was written.
+            StoreError: the database refused; nothing was written.
+        """
+        with self._lock:
+            operations = [*self._drain(), *checkpoint.operations]
+            if not operations:
+                return self.written
+            kept = self._state()
+            try:
+                with self._database.write(boundary=checkpoint.boundary) as connection:
+                    self._run(connection, operations)
+            except BaseException:
+                self._restore(kept)
+                raise
+            if type(operations[-1]) is EndTurn:
+                self.written.ended = True
+                self._checkpointer.remove(self)
+        return self.written
+
+    def _state(self) -> tuple[Any, ...]:
+        """What a transaction that is rolled back must not have changed."""
+        entries = {key: copy(entry) for key, entry in self._entries.items()}
+        return entries, self._call_id, self._response_id, dict(self._calls)
+
+    def _restore(self, state: tuple[Any, ...]) -> None:
+        self._entries, self._call_id, self._response_id, self._calls = state
+        for key in set(self.written.ids) - set(self._entries):
+            del self.written.ids[key]
+
+    def needs_attention(self, now: float) -> bool:
+        """Whether the checkpointer has something to do for this turn."""
+        return bool(self._waiting) or now - self._renewed > self.lease / 6
+
+    def flush(self, connection: Connection) -> None:
+        """Write what was deferred and renew the lease; called with ``lock`` held."""
+        if self._failure is not None or self.written.ended:
+            return
+        operations = self._drain()
+        try:
+            if time.monotonic() - self._renewed > self.lease / 6:
+                self._renew(connection)
+            if operations:
+                self._run(connection, operations)
+        except TurnLost as error:
+            # Others in this transaction are not to suffer for it.
+            self._failure = error
+        except BaseException:
+            self._waiting.extendleft(reversed(operations))
+            raise
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Held while the turn is being written."""
+        return self._lock
+
+    def fail(self, error: StoreError, operations: list[Operation] | None = None) -> None:
+        """Let the turn's next write raise *error*."""
+        self._failure = error
+
+    def _drain(self) -> list[Operation]:
+        out: list[Operation] = []
+        texts: dict[int, list[str]] = {}
+        while self._waiting:
+            operation = self._waiting.popleft()
+            if type(operation) is Append:
+                texts.setdefault(operation.key, []).append(operation.text)
+            else:
+                out.append(operation)
+        out += [Append(key, "".join(pieces)) for key, pieces in texts.items()]
+        return out
+
+    def _renew(self, connection: Connection) -> None:
+        now = self._database.now(connection)
+        done = _RENEW.run(
+            connection,
+            turn_id=self.turn_id,
+            epoch=self._epoch,
+            now=now,
+            expires=now + self.lease,
+        )
+        if done.rowcount != 1:
+            raise self._lost()
+        self._renewed = time.monotonic()
+
+    def _run(self, connection: Connection, operations: list[Operation]) -> None:
+        """Write *operations*: counters first, then the fence, then the rows."""
+        counters = _Counters()
+        opened = {one.key: one for one in operations if type(one) is OpenRecord}
+        for key, opening in opened.items():
+            self._entries[key] = _Entry(self._draft(opening))
+        # A record that is opened and closed in one transaction is written once, as it ends.
+        whole: dict[int, CloseRecord] = {}
+        for one in operations:
+            if type(one) is CloseRecord and one.key in self._entries:
+                self._measure(one, counters)
+                if one.key in opened:
+                    whole[one.key] = one
+        for one in operations:
+            if type(one) is Progress and one.response_id is not None:
+                self._response_id = one.response_id
+        ends = [one for one in operations if type(one) is EndCall]
+        usages = [self._usage_of(one) for one in ends]
+        counters.opened = len(opened)
+        counters.live += len(opened)
+        counters.total = sum(usage.total_tokens for usage in usages) - self._replaced(ends)
+        seq = self._touch(connection, counters) if counters else 0
+        if not any(type(one) is EndTurn for one in operations):
+            self._fence(connection)
+        for one in operations:
+            match one:
+                case Append() if one.key not in whole:
+                    self._append(connection, one)
+                case OpenRecord():
+                    self._open(connection, one, seq, whole.get(one.key))
+                    seq += 1
+                case CloseRecord() if one.key in self._entries and one.key not in whole:
+                    # Otherwise it could not be opened, so nothing of it was shown.
+                    self._close(connection, one)
+                case ReopenRecord():
+                    self._reopen(connection, one)
+                case SetLive():
+                    self._set_live(connection, one)
+                case StartCall():
+                    self._start_call(connection, one)
+                case Progress() if not ends:
+                    self._progress(connection, one)
+                case EndCall():
+                    news = [two for two in operations if type(two) is Progress]
+                    self._end_call(connection, one, usages.pop(0), news)
+                case EndTurn():
+                    self._end_turn(connection, one)
+
+    def _touch(self, connection: Connection, counters: _Counters) -> int:
+        row = _TOUCH_CONTEXT.one(
+            connection,
+            context_id=self.context_id,
+            opened=counters.opened,
+            live=counters.live,
+            tokens=counters.tokens,
+            uncounted=counters.uncounted,
+            total=counters.total,
+            now=now_text(),
+        )
+        if row is None:
+            raise ContextNotFound(
+                f"context {self.context_id} was deleted while turn {self.turn_id} was running"
+            )
+        return int(row[0]) - counters.opened
+
+    def _fence(self, connection: Connection) -> None:
+        if _FENCE.one(connection, turn_id=self.turn_id, epoch=self._epoch) is None:
+            raise self._lost()
+
+    def _lost(self) -> TurnLost:
+        return TurnLost(
+            f"turn {self.turn_id} was taken over after its lease of {self.lease:g} s had run "
+            "out; nothing more of it was written here",
+            turn_id=self.turn_id,
+        )
+
+    # -- records -------------------------------------------------------------------------
+
+    def _draft(self, operation: OpenRecord) -> Record:
+        """The record that *operation* opens, before the database has numbered it."""
+        return Record(
+            id=0,
+            context_id=self.context_id,
+            source=operation.source,
+            content=operation.content,
+            timestamp=datetime.now(UTC),
+            streamed=True,
+            partial_response_id=self.turn_id if operation.partial else None,
+            turn_id=self.turn_id,
+            call_id=operation.call_id,
+            name=operation.name,
+        )
+
+    def _open(
+        self, connection: Connection, operation: OpenRecord, seq: int, end: CloseRecord | None
+    ) -> None:
+        """Insert a record: as it begins, or as it *end*s when that is known already."""
+        now = now_text()
+        entry = self._entries[operation.key]
+        draft = replace(entry.record, seq=seq, timestamp=parse_time(now))
+        if end is not None:
+            draft = self._closed(replace(draft), end, entry)
+        payload = None if draft.payload is None else dump_json(draft.payload)
+        row = _INSERT_RECORD.one(
+            connection,
+            context_id=self.context_id,
+            ts=now,
+            source=int(draft.source),
+            content=draft.content,
+            live=draft.live,
+            est_tokens=entry.tokens,
+            response_id=draft.response_id,
+            streamed=True,
+            partial_response_id=draft.partial_response_id,
+            accumulated_tokens=draft.accumulated_tokens,
+            seq=seq,
+            position=seq,
+            turn_id=self.turn_id,
+            call_id=draft.call_id,
+            name=draft.name,
+            payload=payload,
+            checksum=checksum(draft.content, payload),
+            uncounted=entry.guess,
+        )
+        assert row is not None  # noqa: S101 - RETURNING gives the row that was inserted
+        entry.record = replace(draft, id=row[0])
+        self.written.ids[operation.key] = row[0]
+        if end is not None:
+            self._keep(operation.key, entry)
+
+    def _reopen(self, connection: Connection, operation: ReopenRecord) -> None:
+        row = _RECORD.one(connection, record_id=operation.record_id)
+        if row is None:
+            raise StoreError(f"record {operation.record_id} of turn {self.turn_id} is gone")
+        record = to_record(connection, row)
+        entry = _Entry(record, tokens=row[6], guess=bool(row[19]))
+        self._entries[operation.key] = entry
+        self.written.ids[operation.key] = record.id
+        self.written.records[operation.key] = record
+
+    def _append(self, connection: Connection, operation: Append) -> None:
+        entry = self._entries[operation.key]
+        _INSERT_DELTA.run(
+            connection,
+            record_id=entry.record.id,
+            idx=entry.next_delta,
+            delta=operation.text,
+        )
+        entry.next_delta += 1
+
+    def _measure(self, operation: CloseRecord, counters: _Counters) -> None:
+        """Count the closed text, and put what that changes on *counters*."""
+        entry = self._entries[operation.key]
+        size, guess = measure(operation.content)
+        counters.live += operation.live - entry.live
+        counters.tokens += size * operation.live - entry.tokens * entry.live
+        counters.uncounted += (guess and operation.live) - (entry.guess and entry.live)
+        entry.tokens, entry.guess, entry.live = size, guess, operation.live
+
+    def _closed(self, record: Record, operation: CloseRecord, entry: _Entry) -> Record:
+        """*record* as *operation* leaves it."""
+        partial_id = (record.partial_response_id or self.turn_id) if operation.partial else None
+        return replace(
+            record,
+            content=operation.content,
+            live=operation.live,
+            est_tokens=entry.tokens,
+            response_id=operation.response_id,
+            partial_response_id=partial_id,
+            accumulated_tokens=entry.tokens if operation.partial else None,
+            call_id=operation.call_id,
+            name=operation.name,
+            payload=operation.payload,
+        )
+
+    def _close(self, connection: Connection, operation: CloseRecord) -> None:
+        entry = self._entries[operation.key]
+        closed = self._closed(entry.record, operation, entry)
+        payload = None if closed.payload is None else dump_json(closed.payload)
+        _CLOSE_RECORD.run(
+            connection,
+            record_id=closed.id,
+            content=closed.content,
+            payload=payload,
+            checksum=checksum(closed.content, payload),
+            est_tokens=entry.tokens,
+            uncounted=entry.guess,
+            accumulated_tokens=closed.accumulated_tokens,
+            response_id=closed.response_id,
+            partial_response_id=closed.partial_response_id,
+            live=closed.live,
+            call_id=closed.call_id,
+            name=closed.name,
+        )
+        if entry.next_delta:
+            _FORGET_DELTAS.run(connection, record_id=closed.id)
+        entry.next_delta = 0
+        entry.record = closed
+        self._keep(operation.key, entry)
+
+    def _keep(self, key: int, entry: _Entry) -> None:
+        """Show the turn its record as it stands."""
+        record = defer_tokens(copy(entry.record)) if entry.guess else entry.record
+        self.written.records[key] = record
+
+    def _set_live(self, connection: Connection, operation: SetLive) -> None:
+        by_id = {entry.record.id: entry for entry in self._entries.values()}
+        for record_id in operation.record_ids:
+            entry = by_id[record_id]
+            row = _GIVE_UP.one(connection, record_id=record_id, live=operation.live)
+            if row is None or entry.live == operation.live:
+                continue
+            sign = 1 if operation.live else -1
+            counters = _Counters()
+            counters.live, counters.tokens = sign, sign * row[0]
+            counters.uncounted = sign * int(row[1])
+            entry.live = operation.live
+            self._touch(connection, counters)
+
+    # -- calls and the end ---------------------------------------------------------------
+
+    def _start_call(self, connection: Connection, operation: StartCall) -> None:
+        self._response_id = None
+        self._call_id = beginning.insert_call(connection, self.context_id, self.turn_id, operation)
+
+    def _progress(self, connection: Connection, operation: Progress) -> None:
+        _PROGRESS.run(connection, call_id=self._call_id, **_news([operation]))
+
+    def _usage_of(self, operation: EndCall) -> Usage:
+        """The call's usage, estimated from the texts where the provider did not say."""
+        if operation.usage is not None:
+            return operation.usage
+        output, _ = measure(operation.output)
+        return Usage(input_tokens=self._live_tokens, output_tokens=output, estimated=True)
+
+    def _replaced(self, ends: list[EndCall]) -> int:
+        """Tokens that were estimated for calls which one of *ends* now counts for good."""
+        if not any(one.replaces and one.usage is not None for one in ends):
+            return 0
+        replaced = 0
+        for call_id, (usage, cost, response_id) in list(self._calls.items()):
+            if call_id != self._call_id and usage.estimated and response_id == self._response_id:
+                replaced += usage.total_tokens
+                self._calls[call_id] = (Usage(), cost and Decimal(0), response_id)
+                self._void.append(call_id)
+        return replaced
+
+    def _end_call(
+        self, connection: Connection, operation: EndCall, usage: Usage, news: list[Progress]
+    ) -> None:
+        cost = None if operation.price is None else operation.price(usage)
+        self._calls[self._call_id] = (usage, cost, self._response_id)
+        while self._void:
+            _VOID_USAGE.run(connection, call_id=self._void.pop())
+        _END_CALL.run(
+            connection,
+            call_id=self._call_id,
+            finish_reason=operation.finish_reason,
+            cost=None if cost is None else str(cost),
+            ttft=operation.time_to_first_token,
+            duration=operation.duration,
+            error=operation.error,
+            **_columns(usage),
+            **_news(news),
+        )
+        written = self.written
+        written.last_usage, written.last_cost = usage, cost
+        written.usage = sum((used for used, _, _ in self._calls.values()), Usage())
+        costs = [spent for used, spent, _ in self._calls.values() if used != Usage()]
+        known = [spent for spent in costs if spent is not None]
+        written.cost = sum(known, Decimal(0)) if known and len(known) == len(costs) else None
+
+    def _end_turn(self, connection: Connection, operation: EndTurn) -> None:
+        done = _END_TURN.run(
+            connection,
+            turn_id=self.turn_id,
+            epoch=self._epoch,
+            state_=operation.state,
+            ended=now_text(),
+            error=operation.error,
+        )
+        if done.rowcount != 1:
+            raise self._lost()
+        if operation.chain_broken or operation.threading_id is not None:
+            holds = operation.threading_id if self._saw_everything(connection) else None
+            _THREADING.run(connection, context_id=self.context_id, response_id=holds)
+
+    def _saw_everything(self, connection: Connection) -> bool:
+        """Whether nobody wrote between what this turn sent and what it got back."""
+        own = [entry.record.seq for entry in self._entries.values()]
+        stranger = _STRANGERS.one(
+            connection,
+            context_id=self.context_id,
+            since=self._began_seq,
+            before=max(own, default=self._began_seq),
+            turn_id=self.turn_id,
+        )
+        return stranger is None
+
+
+def _columns(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cache_read_tokens": usage.cache_read_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "usage_estimated": usage.estimated,
+    }
+
+
+def _news(progress: list[Progress]) -> dict[str, Any]:
+    """What *progress* says together, the later over the earlier."""
+    news: dict[str, Any] = dict.fromkeys(("response_id", "cursor", "model", "manifest"))
+    for one in progress:
+        news["response_id"] = one.response_id or news["response_id"]
+        news["cursor"] = one.cursor or news["cursor"]
+        news["model"] = one.model or news["model"]
+        if one.manifest is not None:
+            news["manifest"] = dump_json(to_ranges(one.manifest))
+    return news

@@ -1,0 +1,261 @@
+"""Reads: records, turns, calls, what a call sent, tokens and usage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from contextwindow import tokens
+from contextwindow.errors import ConfigError, ContextNotFound
+from contextwindow.records import Call, Record, RecordType, Turn
+from contextwindow.store.connection import Connection
+from contextwindow.store.engine import Database
+from contextwindow.store.rows import (
+    CALL_COLUMNS,
+    LIVE,
+    RECORD_COLUMNS,
+    TURN_COLUMNS,
+    to_call,
+    to_record,
+    to_turn,
+    unfolded,
+)
+from contextwindow.store.schema import calls, contexts, records, turns
+from contextwindow.store.statement import Statement
+from contextwindow.store.writing import lock
+
+_bind = sa.bindparam
+_IN_ORDER = (records.c.position, records.c.seq)
+
+_PAGE = Statement(
+    sa.select(*RECORD_COLUMNS)
+    .where(records.c.context_id == _bind("context_id"))
+    .where(sa.tuple_(*_IN_ORDER) > sa.tuple_(_bind("position"), _bind("seq")))
+    .order_by(*_IN_ORDER)
+    .limit(_bind("limit"))
+)
+
+_PLACE = Statement(
+    sa.select(*_IN_ORDER)
+    .where(records.c.context_id == _bind("context_id"))
+    .where(records.c.id == _bind("record_id"))
+)
+
+_BY_ID = Statement(sa.select(*RECORD_COLUMNS).where(records.c.id == _bind("record_id")))
+
+_TURNS = Statement(
+    sa.select(*TURN_COLUMNS)
+    .where(turns.c.context_id == _bind("context_id"))
+    .order_by(turns.c.started, turns.c.epoch)
+)
+
+_ALL_TURNS = Statement(sa.select(*TURN_COLUMNS).order_by(turns.c.started, turns.c.epoch))
+
+_TURNS_IN = Statement(
+    sa.select(*TURN_COLUMNS)
+    .where(turns.c.state == _bind("state_"))
+    .order_by(turns.c.started, turns.c.epoch)
+)
+
+_PARTIAL_TEXT = Statement(
+    sa.select(records.c.id, records.c.content)
+    .where(records.c.turn_id == _bind("turn_id"))
+    .where(records.c.partial_response_id.is_not(None))
+    .where(records.c.source == int(RecordType.MODEL_RESPONSE))
+    .order_by(records.c.seq.desc())
+    .limit(1)
+)
+
+_CALLS = Statement(
+    sa.select(*CALL_COLUMNS)
+    .where(
+        calls.c.turn_id.in_(sa.select(turns.c.id).where(turns.c.context_id == _bind("context_id")))
+    )
+    .order_by(calls.c.id)
+)
+
+_CALLS_OF = Statement(
+    sa.select(*CALL_COLUMNS)
+    .where(calls.c.context_id == _bind("context_id"))
+    .where(calls.c.turn_id == _bind("turn_id"))
+    .order_by(calls.c.id)
+)
+
+_CALL = Statement(
+    sa.select(*CALL_COLUMNS)
+    .where(calls.c.context_id == _bind("context_id"))
+    .where(calls.c.id == _bind("call_id"))
+)
+
+_FIGURES = Statement(
+    sa.select(contexts.c.live_tokens, contexts.c.total_tokens, contexts.c.uncounted).where(
+        contexts.c.id == _bind("context_id")
+    )
+)
+
+_GUESSES = Statement(
+    sa.select(records.c.id, records.c.content, records.c.live)
+    .where(records.c.context_id == _bind("context_id"))
+    .where(records.c.live)
+    .where(records.c.uncounted)
+)
+
+_SET_TOKENS = Statement(
+    sa.update(records)
+    .where(records.c.id == _bind("record_id"))
+    .values(est_tokens=_bind("tokens"), uncounted=False)
+)
+
+_RECOUNT = Statement(
+    sa.update(contexts)
+    .where(contexts.c.id == _bind("context_id"))
+    .values(
+        live_tokens=sa.select(sa.func.coalesce(sa.func.sum(records.c.est_tokens), 0))
+        .where(records.c.context_id == _bind("context_id"))
+        .where(records.c.live)
+        .scalar_subquery(),
+        uncounted=0,
+    )
+)
+
+_USAGE_BY = {
+    "day": sa.func.substr(calls.c.started, 1, 10),
+    "model": calls.c.model,
+    "context": calls.c.context_id,
+}
+
+_NO_LIMIT = (1 << 62) - 1
+
+
+def live_records(connection: Connection, context_id: str) -> list[Record]:
+    """What is sent to the model, in order."""
+    return [to_record(connection, row) for row in LIVE.all(connection, context_id=context_id)]
+
+
+def page(
+    connection: Connection, context_id: str, after: int | None, limit: int | None
+) -> list[Record]:
+    """Records in order, live or not, from behind the record *after*.
+
+    Raises:
+        ConfigError: *after* is no record of the context, or *limit* is below 0.
+    """
+    if limit is not None and limit < 0:
+        raise ConfigError(f"limit must be 0 or above, not {limit}")
+    place: tuple[Any, ...] | None = (-1, -1)
+    if after is not None:
+        place = _PLACE.one(connection, context_id=context_id, record_id=after)
+        if place is None:
+            raise ConfigError(f"this context has no record {after!r}")
+    assert place is not None  # noqa: S101 - just checked
+    rows = _PAGE.all(
+        connection,
+        context_id=context_id,
+        position=place[0],
+        seq=place[1],
+        limit=_NO_LIMIT if limit is None else limit,
+    )
+    return [to_record(connection, row) for row in rows]
+
+
+def turns_of(connection: Connection, context_id: str) -> list[Turn]:
+    """All turns of a context, oldest first."""
+    return [_turn(connection, row) for row in _TURNS.all(connection, context_id=context_id)]
+
+
+def turns_in(connection: Connection, state: str | None) -> list[Turn]:
+    """Turns of every context, in one state or in all, oldest first."""
+    rows = _ALL_TURNS.all(connection) if state is None else _TURNS_IN.all(connection, state_=state)
+    return [_turn(connection, row) for row in rows]
+
+
+def _turn(connection: Connection, row: tuple[Any, ...]) -> Turn:
+    if row[2] == "complete":
+        return to_turn(row)
+    partial = _PARTIAL_TEXT.one(connection, turn_id=row[0])
+    text = "" if partial is None else partial[1] + unfolded(connection, partial[0])
+    return to_turn(row, text)
+
+
+def calls_of(connection: Connection, context_id: str, turn_id: str | None) -> list[Call]:
+    """Calls of a context or of one turn, oldest first."""
+    rows = (
+        _CALLS.all(connection, context_id=context_id)
+        if turn_id is None
+        else _CALLS_OF.all(connection, context_id=context_id, turn_id=turn_id)
+    )
+    return [to_call(row) for row in rows]
+
+
+def manifest(connection: Connection, context_id: str, call_id: int) -> list[Record]:
+    """The records that a call sent, in the order in which it sent them.
+
+    Raises:
+        ConfigError: the context has no such call.
+    """
+    row = _CALL.one(connection, context_id=context_id, call_id=call_id)
+    if row is None:
+        raise ConfigError(f"this context has no call {call_id!r}")
+    found = (_BY_ID.one(connection, record_id=number) for number in to_call(row).manifest)
+    return [to_record(connection, one) for one in found if one is not None]
+
+
+def figures(database: Database, context_id: str) -> tuple[int, int]:
+    """Live tokens and total tokens of a context, after counting what was only guessed.
+
+    Raises:
+        ContextNotFound: the context was deleted.
+    """
+    with database.read() as connection:
+        row = _FIGURES.one(connection, context_id=context_id)
+    if row is None:
+        raise ContextNotFound(f"context {context_id} was deleted")
+    if row[2] and not database.read_only:
+        recount(database, context_id)
+        return figures_as_stored(database, context_id)
+    return row[0], row[1]
+
+
+def figures_as_stored(database: Database, context_id: str) -> tuple[int, int]:
+    """Live tokens and total tokens as the database has them."""
+    with database.read() as connection:
+        row = _FIGURES.one(connection, context_id=context_id)
+    return (0, 0) if row is None else (row[0], row[1])
+
+
+def recount(database: Database, context_id: str) -> None:
+    """Count the live records whose tokens were guessed, if that gets better now."""
+    with database.read() as connection:
+        guesses = _GUESSES.all(connection, context_id=context_id)
+    counted = [(number, tokens.count_tokens(text)) for number, text, _ in guesses]
+    with database.write() as connection:
+        lock(connection, context_id)
+        for number, size in counted:
+            _SET_TOKENS.run(connection, record_id=number, tokens=size)
+        _RECOUNT.run(connection, context_id=context_id)
+
+
+def usage(connection: Connection, by: str) -> list[dict[str, Any]]:
+    """Tokens and cost of all calls, by ``"day"``, ``"model"`` or ``"context"``.
+
+    Raises:
+        ConfigError: *by* is none of these.
+    """
+    if by not in _USAGE_BY:
+        raise ConfigError(f"usage by {by!r} is not known; by: {', '.join(_USAGE_BY)}")
+    key = _USAGE_BY[by]
+    total = sa.func.coalesce
+    names = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+    statement = Statement(
+        sa.select(
+            key,
+            sa.func.count(),
+            *(total(sa.func.sum(calls.c[name]), 0) for name in names),
+            sa.func.sum(sa.cast(calls.c.cost, sa.Float)),
+        )
+        .group_by(key)
+        .order_by(key)
+    )
+    columns = (by, "calls", *names, "cost")
+    return [dict(zip(columns, row, strict=True)) for row in statement.all(connection)]

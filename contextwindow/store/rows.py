@@ -1,0 +1,267 @@
+"""Rows of the database as values, and values as rows."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from contextwindow import tokens
+from contextwindow.errors import RecordCorrupt
+from contextwindow.records import (
+    Call,
+    Context,
+    ContextStats,
+    Record,
+    RecordType,
+    Turn,
+    Usage,
+    defer_tokens,
+)
+from contextwindow.store.connection import Connection
+from contextwindow.store.schema import calls, contexts, record_deltas, records, turns
+from contextwindow.store.statement import Statement
+from contextwindow.store.values import checksum, load_json, parse_time
+
+_TYPES: Final = {kind.value: kind for kind in RecordType}
+
+RECORD_COLUMNS: Final = (
+    records.c.id,
+    records.c.context_id,
+    records.c.ts,
+    records.c.source,
+    records.c.content,
+    records.c.live,
+    records.c.est_tokens,
+    records.c.response_id,
+    records.c.streamed,
+    records.c.partial_response_id,
+    records.c.accumulated_tokens,
+    records.c.seq,
+    records.c.turn_id,
+    records.c.call_id,
+    records.c.name,
+    records.c.payload,
+    records.c.checksum,
+    records.c.pinned,
+    records.c.error,
+    records.c.uncounted,
+)
+
+CONTEXT_COLUMNS: Final = (
+    contexts.c.id,
+    contexts.c.name,
+    contexts.c.start_time,
+    contexts.c.use_server_side_threading,
+    contexts.c.last_response_id,
+    contexts.c.max_tokens,
+    contexts.c.parent_context_id,
+    contexts.c.metadata,
+)
+
+STATS_COLUMNS: Final = (
+    contexts.c.id,
+    contexts.c.name,
+    contexts.c.live_tokens,
+    contexts.c.record_count,
+    contexts.c.live_count,
+    contexts.c.last_activity,
+    contexts.c.start_time,
+)
+
+TURN_COLUMNS: Final = (
+    turns.c.id,
+    turns.c.context_id,
+    turns.c.state,
+    turns.c.started,
+    turns.c.ended,
+    turns.c.owner,
+    turns.c.epoch,
+    turns.c.error,
+)
+
+CALL_COLUMNS: Final = (
+    calls.c.id,
+    calls.c.turn_id,
+    calls.c.context_id,
+    calls.c.provider,
+    calls.c.model,
+    calls.c.started,
+    calls.c.response_id,
+    calls.c.cursor,
+    calls.c.finish_reason,
+    calls.c.cost,
+    calls.c.ttft,
+    calls.c.duration,
+    calls.c.error,
+    calls.c.manifest,
+    calls.c.options,
+    calls.c.input_tokens,
+    calls.c.output_tokens,
+    calls.c.cache_read_tokens,
+    calls.c.cache_write_tokens,
+    calls.c.reasoning_tokens,
+    calls.c.usage_estimated,
+)
+
+_DELTAS = Statement(
+    sa.select(record_deltas.c.delta)
+    .where(record_deltas.c.record_id == sa.bindparam("record_id"))
+    .order_by(record_deltas.c.idx)
+)
+
+
+LIVE_ORDER: Final = (records.c.position + 0, records.c.seq + 0)
+"""Order of the live records.  The sums keep SQLite from walking through all records of a context
+in order to sort the few that are live."""
+
+LIVE: Final = Statement(
+    sa.select(*RECORD_COLUMNS)
+    .where(records.c.context_id == sa.bindparam("context_id"))
+    .where(records.c.live)
+    .order_by(*LIVE_ORDER)
+)
+
+
+def unfolded(connection: Connection, record_id: int) -> str:
+    """Text of a record that has arrived and is not folded into its content yet."""
+    return "".join(row[0] for row in _DELTAS.all(connection, record_id=record_id))
+
+
+def to_record(connection: Connection, row: tuple[Any, ...]) -> Record:
+    """The record of a row of ``RECORD_COLUMNS``, unfolded text included.
+
+    Raises:
+        RecordCorrupt: content or payload do not match the checksum.
+    """
+    content, payload = row[4], row[15]
+    if row[16] is not None and row[16] != checksum(content, payload):
+        raise RecordCorrupt(
+            f"record {row[0]} of {connection.location} does not match its checksum: its text "
+            "was damaged on the disk; restore the database from a backup, or take the record "
+            f"out with set_live([{row[0]}], False)",
+            record_id=row[0],
+        )
+    accumulated = row[10]
+    if row[9] is not None:
+        content += unfolded(connection, row[0])
+        if accumulated is None:
+            accumulated = tokens.estimate_tokens(content)
+    record = Record(
+        id=row[0],
+        context_id=row[1],
+        timestamp=parse_time(row[2]),
+        source=_TYPES[row[3]],
+        content=content,
+        live=bool(row[5]),
+        est_tokens=row[6],
+        response_id=row[7],
+        streamed=bool(row[8]),
+        partial_response_id=row[9],
+        accumulated_tokens=accumulated,
+        seq=row[11],
+        turn_id=row[12],
+        call_id=row[13],
+        name=row[14],
+        payload=None if payload is None else load_json(payload),
+        pinned=bool(row[17]),
+        error=bool(row[18]),
+    )
+    return defer_tokens(record) if row[19] else record
+
+
+def to_context(row: tuple[Any, ...]) -> Context:
+    """The context of a row of ``CONTEXT_COLUMNS``."""
+    return Context(
+        id=row[0],
+        name=row[1],
+        start_time=parse_time(row[2]),
+        use_server_side_threading=bool(row[3]),
+        last_response_id=row[4],
+        max_tokens=row[5],
+        parent_context_id=row[6],
+        metadata=None if row[7] is None else load_json(row[7]),
+    )
+
+
+def to_stats(row: tuple[Any, ...]) -> ContextStats:
+    """The figures of a row of ``STATS_COLUMNS``."""
+    return ContextStats(
+        context_id=row[0],
+        name=row[1],
+        live_tokens=row[2],
+        total_records=row[3],
+        live_records=row[4],
+        last_activity=None if row[5] is None else parse_time(row[5]),
+        start_time=parse_time(row[6]),
+    )
+
+
+def to_turn(row: tuple[Any, ...], partial_text: str = "") -> Turn:
+    """The turn of a row of ``TURN_COLUMNS``."""
+    return Turn(
+        id=row[0],
+        context_id=row[1],
+        state=row[2],
+        started=parse_time(row[3]),
+        ended=None if row[4] is None else parse_time(row[4]),
+        owner=row[5],
+        epoch=row[6],
+        error=row[7],
+        partial_text=partial_text,
+    )
+
+
+def to_call(row: tuple[Any, ...]) -> Call:
+    """The call of a row of ``CALL_COLUMNS``."""
+    used = row[15:20]
+    return Call(
+        id=row[0],
+        turn_id=row[1],
+        context_id=row[2],
+        provider=row[3],
+        model=row[4],
+        started=parse_time(row[5]),
+        response_id=row[6],
+        cursor=row[7],
+        finish_reason=row[8],
+        cost=None if row[9] is None else Decimal(row[9]),
+        time_to_first_token=row[10],
+        duration=row[11],
+        error=row[12],
+        manifest=from_ranges(load_json(row[13])),
+        options=load_json(row[14]),
+        usage=None if used[0] is None else _usage(used, bool(row[20])),
+    )
+
+
+def _usage(figures: tuple[int | None, ...], estimated: bool) -> Usage:
+    sent, received, read, written, reasoning = (figure or 0 for figure in figures)
+    return Usage(sent, received, read, written, reasoning, estimated)
+
+
+def to_ranges(ids: list[int]) -> list[list[int]]:
+    """*ids* as ``[first, last]`` pairs of neighbours, in their order."""
+    ranges: list[list[int]] = []
+    for number in ids:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ranges
+
+
+def from_ranges(ranges: list[list[int]]) -> list[int]:
+    """The numbers that ``to_ranges`` was given."""
+    return [number for first, last in ranges for number in range(first, last + 1)]
+
+
+def measure(text: str) -> tuple[int, bool]:
+    """Tokens of *text*, and whether that is a guess to be counted properly later.
+
+    Loading the encoding takes 0.3 s: a process that writes one prompt does not wait for it.
+    """
+    if tokens.is_loaded():
+        return tokens.count_tokens(text), False
+    return tokens.estimate_tokens(text), bool(text)

@@ -1,0 +1,173 @@
+"""One database, shared by any number of windows."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from contextwindow import tokens
+from contextwindow.errors import ConfigError, TurnBusy
+from contextwindow.records import Context, ContextStats, Turn
+from contextwindow.store import beginning, conversations, reading
+from contextwindow.store.checkpoints import Checkpointer
+from contextwindow.store.engine import Database
+from contextwindow.store.ledger import TurnLedger
+from contextwindow.store.writing import lock
+
+_THREADS: Final = {"sqlite": 2, "postgresql": 10}
+
+
+class Store:
+    """One database of contexts: SQLite or PostgreSQL.
+
+    Windows made with the same store share its connections, its checkpoints and its cost.  It is
+    safe to use from many threads.
+
+    Args:
+        database: a path, ``":memory:"``, or an SQLAlchemy URL (``postgresql+psycopg://…``).  A
+            missing SQLite file is created, readable by its owner alone.
+        synchronous: what survives a power failure on SQLite: ``"boundaries"`` (prompts, tool
+            calls and ends of turns), ``"full"`` (every commit) or ``"normal"`` (nothing newer
+            than SQLite's last checkpoint).  A killed process loses nothing in any of them.
+        journal_mode: ``"wal"``, or ``"delete"`` where WAL cannot be used.
+        lease_seconds: how long a turn is held without a sign of life before others may take it.
+        read_only: open without ever writing.
+
+    Raises:
+        ConfigError: an argument is not one of these.
+        StoreError: the database cannot be opened; its kinds say why.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] = ":memory:",
+        *,
+        synchronous: str = "boundaries",
+        journal_mode: str = "wal",
+        lease_seconds: float = 30.0,
+        read_only: bool = False,
+    ) -> None:
+        if not lease_seconds > 0:
+            raise ConfigError(f"lease_seconds must be above 0, not {lease_seconds!r}")
+        self._database = Database(
+            database, synchronous=synchronous, journal_mode=journal_mode, read_only=read_only
+        )
+        self._lease = lease_seconds
+        self._checkpointer = Checkpointer(self._database, lease_seconds)
+        self._executor: ThreadPoolExecutor | None = None
+        self._executor_lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Store({self.location!r})"
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def location(self) -> str:
+        """Path or URL of the database, without a password."""
+        return self._database.location
+
+    @property
+    def dialect(self) -> str:
+        """``"sqlite"`` or ``"postgresql"``."""
+        return self._database.dialect
+
+    @property
+    def database(self) -> Database:
+        """The connections; not part of the public interface."""
+        return self._database
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        """The threads in which asynchronous windows do their writing."""
+        with self._executor_lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(
+                    _THREADS[self.dialect], thread_name_prefix="contextwindow-store"
+                )
+            return self._executor
+
+    @property
+    def default_interval(self) -> float:
+        """Seconds between checkpoints when a window does not say."""
+        return 0.0 if self.dialect == "sqlite" else 0.1
+
+    def list_contexts(self) -> list[Context]:
+        """Every context, newest first."""
+        with self._database.read() as connection:
+            return conversations.all_contexts(connection)
+
+    def context_stats(self, name: str | None = None) -> ContextStats | list[ContextStats]:
+        """Figures of the context *name*, or of every context, newest first.
+
+        Raises:
+            ContextNotFound: there is no context of that name.
+        """
+        with self._database.read() as connection:
+            if name is None:
+                return conversations.all_stats(connection)
+            return conversations.stats(connection, name)
+
+    def turns(self, state: str | None = None) -> list[Turn]:
+        """Turns of every context, oldest first; only those in *state* if it is given."""
+        with self._database.read() as connection:
+            return reading.turns_in(connection, state)
+
+    def usage(self, by: str = "day") -> list[dict[str, Any]]:
+        """Tokens and cost of all calls, by ``"day"``, ``"model"`` or ``"context"``."""
+        with self._database.read() as connection:
+            return reading.usage(connection, by)
+
+    def recover(self) -> list[Turn]:
+        """Settle every turn whose process is gone or whose lease has run out.
+
+        Returns:
+            The turns that were settled; ``resume_streaming(turn.id)`` goes on with one.
+        """
+        settled = [turn for turn in self.turns("running") if self.settle(turn.context_id)]
+        found = {turn.id: turn for turn in self.turns("interrupted")}
+        return [found[turn.id] for turn in settled if turn.id in found]
+
+    def settle(self, context_id: str) -> bool:
+        """Settle the context's running turn if it is dead; whether it was."""
+        with self._database.read() as connection:
+            running = beginning.is_running(connection, context_id)
+        if not running or self._database.read_only:
+            return False
+        try:
+            with self._database.write() as connection:
+                lock(connection, context_id)
+                return beginning.release(connection, context_id, self._database.now(connection))
+        except TurnBusy:
+            return False
+
+    def ledger(self, context_id: str, interval: float | None) -> TurnLedger:
+        """The writer of one turn; not part of the public interface."""
+        return TurnLedger(
+            self._database,
+            context_id,
+            interval=self.default_interval if interval is None else interval,
+            lease=self._lease,
+            checkpointer=self._checkpointer,
+        )
+
+    def warm_up(self) -> None:
+        """Load, in the background, what the end of a first reply will need."""
+        if not tokens.is_loaded():
+            thread = threading.Thread(
+                target=tokens.load_encoding, name="contextwindow-encoding", daemon=True
+            )
+            thread.start()
+
+    def close(self) -> None:
+        """Write what waits and close the connections; may be called twice."""
+        self._checkpointer.close()
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+        self._database.close()

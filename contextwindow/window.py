@@ -1,0 +1,528 @@
+"""``ContextWindow``: one conversation in a database, for code that may block."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, Unpack
+
+from contextwindow.drive import Wiring
+from contextwindow.errors import ConfigError
+from contextwindow.middleware import Middleware, bind, check_middleware
+from contextwindow.models import catalog
+from contextwindow.models.base import Model
+from contextwindow.options import CallArguments, Driving, read_options
+from contextwindow.reader import ContextReader, check_turn_id
+from contextwindow.records import (
+    Call,
+    Context,
+    ContextStats,
+    Record,
+    RecordType,
+    Reply,
+    TokenUsage,
+    Turn,
+)
+from contextwindow.store import conversations, resuming, writing
+from contextwindow.store.checks import check_text
+from contextwindow.store.store import Store
+from contextwindow.streams import Stream
+from contextwindow.turn import STRATEGIES, Strategy, TurnPlan
+
+
+class ContextWindow:
+    """One named conversation; sends what is live to a model and writes down what comes back.
+
+    Close it, or use it in a ``with`` block.  It is safe to use from many threads.
+
+    Args:
+        database: a path, ``":memory:"``, an SQLAlchemy URL (``postgresql+psycopg://…``), or a
+            ``Store`` that is shared with other windows.
+        context: name of the conversation, made if it is missing; None makes one with a new name.
+        model: what answers: a model object, or ``"openai:NAME"`` (Responses),
+            ``"openai-chat:NAME"``.
+        system_prompt: the live system prompt; None leaves what the database has.
+        max_tokens: tokens that the window may hold; None takes the model's own limit.
+        middleware: hooks around every stream, in this order.
+        checkpoint_interval: seconds that streamed text may wait to be written, together with
+            other streams; 0 writes each chunk before it is delivered; None is 0 on SQLite and
+            0.1 on PostgreSQL.
+
+    Raises:
+        ConfigError: an argument cannot be used.
+        StoreError: the database cannot be opened.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] | Store = ":memory:",
+        context: str | None = None,
+        *,
+        model: Model | str | None = None,
+        system_prompt: str | None = None,
+        max_tokens: int | None = None,
+        middleware: Iterable[Middleware] = (),
+        checkpoint_interval: float | None = None,
+    ) -> None:
+        name = str(uuid.uuid4()) if context is None else check_text(context, "context name")
+        if system_prompt is not None:
+            check_text(system_prompt, "system prompt")
+        self._max_tokens = _limit(max_tokens)
+        self._interval = _interval(checkpoint_interval)
+        self._middleware = [
+            check_middleware(one, allow_async=self._allows_async) for one in middleware
+        ]
+        self._model, self._owns_model = _model(model)
+        self._owns_store = not isinstance(database, Store)
+        self._store = database if isinstance(database, Store) else Store(_place(database))
+        try:
+            self._current = self._named(conversations.get_or_create(self._store.database, name))
+            self._reader = ContextReader(self._store, lambda: self._current, self._most_tokens)
+            self._store.settle(self._current[0])
+            if system_prompt is not None and self._system_prompt() != system_prompt:
+                self.set_system_prompt(system_prompt)
+        except BaseException:
+            self.close()
+            raise
+
+    _allows_async = False
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._store.location!r}, {self.current_context!r})"
+
+    def __enter__(self) -> ContextWindow:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what this window opened itself; may be called twice."""
+        if self._owns_store:
+            self._store.close()
+        if self._owns_model and self._model is not None:
+            self._model.close()
+
+    # -- write ---------------------------------------------------------------------------
+
+    def add_prompt(self, text: str, *, key: str | None = None) -> Record:
+        """Write what the user says.
+
+        Args:
+            key: the application's own id for it, such as a webhook's: the same key a second time
+                writes nothing and gives the first record back.
+
+        Raises:
+            ConfigError: the text is empty, or holds what no database keeps (NUL, a lone
+                surrogate).
+        """
+        check_text(text, "prompt")
+        if key is not None:
+            check_text(key, "key")
+        return writing.append(
+            self._store.database, self._current[0], RecordType.PROMPT, text, key=key
+        )
+
+    def add_tool_call(
+        self, name: str, arguments: dict[str, Any] | str, call_id: str | None = None
+    ) -> Record:
+        """Write a tool call as if the model had made it.
+
+        Args:
+            arguments: a dict, or JSON text.
+            call_id: None makes one.
+
+        Raises:
+            ConfigError: a value cannot be stored.
+        """
+        check_text(name, "tool name")
+        return writing.add_tool_call(
+            self._store.database, self._current[0], name, arguments, call_id
+        )
+
+    def add_tool_output(
+        self, output: str, call_id: str | None = None, *, error: bool = False
+    ) -> Record:
+        """Write what a tool gave back.
+
+        Args:
+            call_id: the call that it answers; None takes the oldest that has no output.
+            error: whether the tool failed.
+
+        Raises:
+            ConfigError: no open call has that id.
+        """
+        return writing.add_tool_output(
+            self._store.database, self._current[0], output, call_id, error
+        )
+
+    def set_system_prompt(self, text: str) -> Record:
+        """Replace the live system prompt; the one before stays in the database.
+
+        Raises:
+            ConfigError: the text is empty or cannot be stored.
+        """
+        check_text(text, "system prompt")
+        return writing.set_system_prompt(self._store.database, self._current[0], text)
+
+    def set_record_live_state_by_range(self, start: int, end: int, live: bool) -> list[Record]:
+        """Set whether records are sent, by their indices in ``live_records()``, both included.
+
+        Raises:
+            ConfigError: the range is invalid or out of range; nothing was changed.
+        """
+        return writing.set_live_range(self._store.database, self._current[0], start, end, live)
+
+    def set_live(self, record_ids: Iterable[int], live: bool) -> list[Record]:
+        """Set whether records are sent, whatever they are now; all or none.
+
+        Raises:
+            ConfigError: one of them is no record of this context; nothing was changed.
+        """
+        return writing.set_live(self._store.database, self._current[0], record_ids, live)
+
+    def pin(self, record_id: int) -> Record:
+        """Keep a record in what is sent when the window is compacted.
+
+        Raises:
+            ConfigError: it is no record of this context.
+        """
+        return writing.set_pinned(self._store.database, self._current[0], record_id, True)
+
+    def unpin(self, record_id: int) -> Record:
+        """Undo ``pin``.
+
+        Raises:
+            ConfigError: it is no record of this context.
+        """
+        return writing.set_pinned(self._store.database, self._current[0], record_id, False)
+
+    # -- call ----------------------------------------------------------------------------
+
+    def call_model(self, **options: Unpack[CallArguments]) -> Reply:
+        """Send what is live and wait for the whole reply; the options are ``CallArguments``.
+
+        Raises:
+            ConfigError: there is no model, or an option is wrong; nothing was sent.
+            TurnBusy: another turn is running on the context; nothing was sent.
+            ModelError: the provider failed; what arrived is stored.
+        """
+        return self.call_model_streaming(**options).until_done()
+
+    def call_model_streaming(self, **options: Unpack[CallArguments]) -> Stream:
+        """Send what is live and give the reply while it arrives; see ``call_model``.
+
+        Nothing is sent before the first chunk is asked for.
+        """
+        return self._stream(options)
+
+    # -- resume --------------------------------------------------------------------------
+
+    def interrupted(self) -> list[Turn]:
+        """Turns that were cut off and can be resumed."""
+        return self._reader.interrupted()
+
+    def resume_streaming(
+        self,
+        turn_id: str | None = None,
+        strategy: Strategy = "auto",
+        **options: Unpack[CallArguments],
+    ) -> Stream:
+        """Go on with a reply that was cut off: here, in another process, on another machine.
+
+        The chunks begin where the stored text ends; ``reply.text`` is the whole.
+
+        Args:
+            turn_id: None takes the newest that can be resumed.
+            strategy: ``"auto"`` takes the first that applies of ``"cursor"`` (the provider still
+                has the stream), ``"prefill"`` (the model continues its own message),
+                ``"continue"`` (it is asked to) and ``"regenerate"`` (a new reply replaces it).
+
+        Raises:
+            ConfigError: there is nothing to resume, or *strategy* does not apply.
+            TurnBusy: another turn is running on the context.
+            ModelError: the provider failed; what arrived is stored.
+        """
+        return self._stream(options, check_turn_id(turn_id), strategy)
+
+    def resume(
+        self,
+        turn_id: str | None = None,
+        strategy: Strategy = "auto",
+        **options: Unpack[CallArguments],
+    ) -> Reply:
+        """``resume_streaming``, waiting for the whole reply."""
+        return self.resume_streaming(turn_id, strategy, **options).until_done()
+
+    def discard_partial(self, turn_id: str | None = None) -> list[Record]:
+        """Take what a turn left unfinished out of what is sent; it stays in the database.
+
+        Raises:
+            ConfigError: there is no such turn, or nothing of it is unfinished.
+        """
+        return resuming.discard(self._store.database, self._current[0], check_turn_id(turn_id))
+
+    # -- read ----------------------------------------------------------------------------
+
+    def reader(self) -> ContextReader:
+        """All reads, for other threads."""
+        return self._reader
+
+    def live_records(self) -> list[Record]:
+        """What is sent to the model, in order."""
+        return self._reader.live_records()
+
+    def records(self, after: int | None = None, limit: int | None = None) -> list[Record]:
+        """All records in order, from behind the record *after*, *limit* at the most."""
+        return self._reader.records(after, limit)
+
+    def turns(self) -> list[Turn]:
+        """The turns of the context, oldest first."""
+        return self._reader.turns()
+
+    def calls(self, turn_id: str | None = None) -> list[Call]:
+        """Requests made to providers, oldest first; of one turn if *turn_id* is given."""
+        return self._reader.calls(turn_id)
+
+    def manifest(self, call_id: int) -> list[Record]:
+        """The records that a call sent, in its order."""
+        return self._reader.manifest(call_id)
+
+    def live_tokens(self) -> int:
+        """Tokens of the live records, counted offline."""
+        return self._reader.live_tokens()
+
+    def total_tokens(self) -> int:
+        """Tokens that all calls of the context have used; kept in the database."""
+        return self._reader.total_tokens()
+
+    def token_usage(self) -> TokenUsage:
+        """Live and total tokens against what the model takes."""
+        return self._reader.token_usage()
+
+    # -- contexts ------------------------------------------------------------------------
+
+    @property
+    def current_context(self) -> str:
+        """Name of the current context."""
+        return self._current[1]
+
+    def get_current_context(self) -> Context:
+        """The current context as the database has it.
+
+        Raises:
+            ContextNotFound: it was deleted.
+        """
+        return self._reader.get_current_context()
+
+    def create_context(self, name: str) -> Context:
+        """The context called *name*, made if it is missing; the current one stays.
+
+        Raises:
+            ConfigError: the name is empty or cannot be stored.
+        """
+        return conversations.get_or_create(self._store.database, name)
+
+    def switch_context(self, name: str) -> Context:
+        """Make the context called *name* the current one, and make it if it is missing.
+
+        A reply that is under way goes on in the context that it was asked in.
+
+        Raises:
+            ConfigError: the name is empty or cannot be stored; nothing changes.
+        """
+        context = conversations.get_or_create(self._store.database, name)
+        self._store.settle(context.id)
+        self._current = self._named(context)
+        return context
+
+    def list_contexts(self) -> list[Context]:
+        """Every context of the database, newest first."""
+        return self._reader.list_contexts()
+
+    def get_context(self, name: str) -> Context:
+        """The context called *name*; ``ContextNotFound`` when there is none."""
+        return self._reader.get_context(name)
+
+    def context_stats(self, name: str | None = None) -> ContextStats:
+        """Figures of the context *name*, or of the current one."""
+        return self._reader.context_stats(name)
+
+    def clone(self, dest_name: str) -> Context:
+        """Copy the current context, its tools included, to a new one.
+
+        Raises:
+            ConfigError: *dest_name* is taken or cannot be used.
+        """
+        return self.fork(dest_name)
+
+    def fork(self, dest_name: str, *, at: int | None = None) -> Context:
+        """Copy the current context up to and including the record *at* to a new one.
+
+        Raises:
+            ConfigError: *dest_name* is taken, or *at* is no record of this context.
+        """
+        current = self._reader.get_current_context()
+        return conversations.copy(self._store.database, current, dest_name, at)
+
+    def delete_context(self, name: str) -> None:
+        """Delete a context with everything in it.
+
+        When it is the current one, the newest other one becomes current; ``"default"`` is made
+        when there is none.
+
+        Raises:
+            ContextNotFound: there is none of that name; nothing changes.
+        """
+        doomed = conversations.known(self._store.database, name)
+        conversations.delete(self._store.database, doomed.id)
+        if doomed.id == self._current[0]:
+            others = self._store.list_contexts()
+            self.switch_context(others[0].name if others else "default")
+
+    def export_context(self, name: str | None = None) -> dict[str, Any]:
+        """A context as JSON-safe values, for ``import_context``."""
+        return self._reader.export_context(name)
+
+    def export_context_json(self, name: str | None = None) -> str:
+        """``export_context`` as JSON text, indented by 2."""
+        return self._reader.export_context_json(name)
+
+    def import_context(
+        self, export: dict[str, Any] | str | bytes, name: str | None = None
+    ) -> Context:
+        """A new context from what ``export_context`` gave; the current one stays.
+
+        Args:
+            name: None takes the exported name.
+
+        Raises:
+            ConfigError: it is no export, or the name is taken; nothing was written.
+        """
+        return conversations.import_(self._store.database, export, name)
+
+    # -- middleware and threading --------------------------------------------------------
+
+    def add_middleware(self, middleware: Middleware) -> None:
+        """Add hooks for the streams that begin from now on.
+
+        Raises:
+            ConfigError: it is no middleware, or has async hooks.
+        """
+        self._middleware.append(check_middleware(middleware, allow_async=self._allows_async))
+
+    @property
+    def server_side_threading(self) -> bool:
+        """Whether calls go on from the provider's own copy of the conversation."""
+        return self._reader.get_current_context().use_server_side_threading
+
+    def set_server_side_threading(self, enabled: bool) -> None:
+        """Switch that; a model that cannot do it is sent the full history all the same."""
+        if not isinstance(enabled, bool):
+            raise ConfigError(f"enabled must be True or False, not {enabled!r}")
+        conversations.set_threading(self._store.database, self._current[0], enabled)
+
+    # -- inside --------------------------------------------------------------------------
+
+    @staticmethod
+    def _named(context: Context) -> tuple[str, str]:
+        return context.id, context.name
+
+    def _system_prompt(self) -> str | None:
+        live = self._reader.live_records()
+        found = [one.content for one in live if one.source is RecordType.SYSTEM_PROMPT]
+        return found[-1] if found else None
+
+    def _most_tokens(self) -> int:
+        if self._max_tokens is not None:
+            return self._max_tokens
+        if self._model is None:
+            return 0
+        return catalog.context_limit(self._model.provider, self._model.name) or 0
+
+    def _stream(
+        self, options: CallArguments, resume: str | None = None, strategy: Strategy = "auto"
+    ) -> Stream:
+        plan, driving = draft(options, resume, strategy)
+        self._complete(plan)
+        return Stream(plan, self._wire(plan, driving, self._current[0]))
+
+    def _complete(self, plan: TurnPlan) -> None:
+        """Give *plan* this window's model and hooks."""
+        if self._model is None:
+            raise ConfigError(
+                "this window has no model: pass model='openai:NAME' or a model object"
+            )
+        plan.model = self._model
+        plan.hooks = bind(self._middleware)
+        plan.price = partial(catalog.price, self._model.provider, self._model.name)
+
+    def _wire(self, plan: TurnPlan, driving: Driving, context_id: str) -> Wiring:
+        return Wiring(
+            self._store,
+            self._store.ledger(context_id, self._interval),
+            plan.model,
+            plan.control,
+            timeout=driving.timeout,
+            deadline=driving.deadline,
+            wait_if_busy=driving.wait_if_busy,
+        )
+
+
+def draft(
+    options: CallArguments, resume: str | None, strategy: Strategy
+) -> tuple[TurnPlan, Driving]:
+    """The plan of a turn, without the model and the hooks of a window.
+
+    Args:
+        resume: None for a new turn, else the turn to go on with, ``""`` for the newest.
+
+    Raises:
+        ConfigError: an option or *strategy* is wrong.
+    """
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}")
+    asked, driving = read_options(options)
+    plan = TurnPlan(
+        asked,
+        str(uuid.uuid4()),
+        resume=resume,
+        strategy=strategy,
+        max_resumes=driving.max_resumes,
+        recorded=driving.recorded,
+        parse=driving.parse,
+    )
+    return plan, driving
+
+
+def _place(database: object) -> str | os.PathLike[str]:
+    if isinstance(database, (str, os.PathLike)):
+        return database
+    raise ConfigError(f"database must be a path, a URL or a Store, not {database!r}")
+
+
+def _model(model: Model | str | None) -> tuple[Model | None, bool]:
+    """The model, and whether it was made here."""
+    if model is None or isinstance(model, Model):
+        return model, False
+    if isinstance(model, str):
+        return catalog.model_from_string(model), True
+    raise ConfigError(f"model must be a Model or a str such as 'openai:NAME', not {model!r}")
+
+
+def _limit(tokens: object) -> int | None:
+    if tokens is None:
+        return None
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        raise ConfigError(f"max_tokens must be a whole number above 0, not {tokens!r}")
+    return tokens
+
+
+def _interval(seconds: object) -> float | None:
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise ConfigError(f"checkpoint_interval must be 0 seconds or more, not {seconds!r}")
+    return float(seconds)

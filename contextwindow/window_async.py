@@ -1,0 +1,372 @@
+"""``AsyncContextWindow``: one conversation in a database, for code on an event loop.
+
+It holds a ``ContextWindow`` and does its work in the store's threads; only streams are driven
+on the event loop.  A test holds the two surfaces against each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar, Unpack
+
+import anyio
+
+from contextwindow.drive import Wiring
+from contextwindow.errors import ConfigError
+from contextwindow.middleware import Middleware, check_middleware
+from contextwindow.models.base import Model
+from contextwindow.options import CallArguments, Driving
+from contextwindow.reader import ContextReader, check_turn_id
+from contextwindow.records import (
+    Call,
+    Context,
+    ContextStats,
+    Record,
+    Reply,
+    TokenUsage,
+    Turn,
+)
+from contextwindow.store.store import Store
+from contextwindow.streams import AsyncStream
+from contextwindow.turn import Strategy, TurnPlan
+from contextwindow.window import ContextWindow, draft
+
+_T = TypeVar("_T")
+
+
+class _Core(ContextWindow):
+    """The blocking half, whose hooks may be async."""
+
+    _allows_async = True
+
+    @property
+    def context_id(self) -> str:
+        """Id of the current context."""
+        return self._current[0]
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        """The threads in which the store is used."""
+        return self._store.executor
+
+    @property
+    def own_model(self) -> Model | None:
+        """The model, if it was made here."""
+        return self._model if self._owns_model else None
+
+    def wiring(self, plan: TurnPlan, driving: Driving, context_id: str | None) -> Wiring:
+        """What *plan* is driven with; completes the plan."""
+        self._complete(plan)
+        return self._wire(plan, driving, context_id or self._current[0])
+
+
+class AsyncContextWindow:
+    """``ContextWindow`` for an event loop: the same methods, as coroutines.
+
+    ``call_model_streaming`` and ``resume_streaming`` give their stream at once.  The database is
+    opened by ``async with`` or by the first call, never on the event loop's thread.
+
+    Args: those of ``ContextWindow``; hooks of *middleware* may be async.
+
+    Raises:
+        ConfigError: an argument cannot be used; what concerns the database is raised by
+            ``async with`` or the first call.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] | Store = ":memory:",
+        context: str | None = None,
+        *,
+        model: Model | str | None = None,
+        system_prompt: str | None = None,
+        max_tokens: int | None = None,
+        middleware: Iterable[Middleware] = (),
+        checkpoint_interval: float | None = None,
+    ) -> None:
+        hooks = [check_middleware(one, allow_async=True) for one in middleware]
+        self._make: Callable[[], _Core] = partial(
+            _Core,
+            database,
+            context,
+            model=model,
+            system_prompt=system_prompt,
+            max_tokens=max_tokens,
+            middleware=hooks,
+            checkpoint_interval=checkpoint_interval,
+        )
+        self._core: _Core | None = None
+        self._opening: asyncio.Future[_Core] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"AsyncContextWindow({self._core!r})"
+
+    async def __aenter__(self) -> AsyncContextWindow:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close what this window opened itself; may be called twice."""
+        core, self._closed = self._core, True
+        if core is None:
+            return
+        model = core.own_model
+        if model is not None:
+            await model.aclose()
+        await _finish(core.close)
+
+    async def close(self) -> None:
+        """As ``aclose``."""
+        await self.aclose()
+
+    # -- write ---------------------------------------------------------------------------
+
+    async def add_prompt(self, text: str, *, key: str | None = None) -> Record:
+        """Write what the user says; see ``ContextWindow.add_prompt``."""
+        return await self._run(lambda core: core.add_prompt(text, key=key))
+
+    async def add_tool_call(
+        self, name: str, arguments: dict[str, Any] | str, call_id: str | None = None
+    ) -> Record:
+        """Write a tool call; see ``ContextWindow.add_tool_call``."""
+        return await self._run(lambda core: core.add_tool_call(name, arguments, call_id))
+
+    async def add_tool_output(
+        self, output: str, call_id: str | None = None, *, error: bool = False
+    ) -> Record:
+        """Write what a tool gave back; see ``ContextWindow.add_tool_output``."""
+        return await self._run(lambda core: core.add_tool_output(output, call_id, error=error))
+
+    async def set_system_prompt(self, text: str) -> Record:
+        """Replace the live system prompt; see ``ContextWindow.set_system_prompt``."""
+        return await self._run(lambda core: core.set_system_prompt(text))
+
+    async def set_record_live_state_by_range(
+        self, start: int, end: int, live: bool
+    ) -> list[Record]:
+        """See ``ContextWindow.set_record_live_state_by_range``."""
+        return await self._run(lambda core: core.set_record_live_state_by_range(start, end, live))
+
+    async def set_live(self, record_ids: Iterable[int], live: bool) -> list[Record]:
+        """Set whether records are sent; see ``ContextWindow.set_live``."""
+        ids = list(record_ids)
+        return await self._run(lambda core: core.set_live(ids, live))
+
+    async def pin(self, record_id: int) -> Record:
+        """Keep a record when the window is compacted; see ``ContextWindow.pin``."""
+        return await self._run(lambda core: core.pin(record_id))
+
+    async def unpin(self, record_id: int) -> Record:
+        """Undo ``pin``."""
+        return await self._run(lambda core: core.unpin(record_id))
+
+    # -- call ----------------------------------------------------------------------------
+
+    async def call_model(self, **options: Unpack[CallArguments]) -> Reply:
+        """Send what is live and wait for the reply; see ``ContextWindow.call_model``."""
+        return await self.call_model_streaming(**options).until_done()
+
+    def call_model_streaming(self, **options: Unpack[CallArguments]) -> AsyncStream:
+        """Give the reply while it arrives; see ``ContextWindow.call_model_streaming``."""
+        return self._stream(options)
+
+    # -- resume --------------------------------------------------------------------------
+
+    async def interrupted(self) -> list[Turn]:
+        """Turns that were cut off and can be resumed."""
+        return await self._run(lambda core: core.interrupted())
+
+    def resume_streaming(
+        self,
+        turn_id: str | None = None,
+        strategy: Strategy = "auto",
+        **options: Unpack[CallArguments],
+    ) -> AsyncStream:
+        """Go on with a reply that was cut off; see ``ContextWindow.resume_streaming``."""
+        return self._stream(options, check_turn_id(turn_id), strategy)
+
+    async def resume(
+        self,
+        turn_id: str | None = None,
+        strategy: Strategy = "auto",
+        **options: Unpack[CallArguments],
+    ) -> Reply:
+        """``resume_streaming``, waiting for the whole reply."""
+        return await self.resume_streaming(turn_id, strategy, **options).until_done()
+
+    async def discard_partial(self, turn_id: str | None = None) -> list[Record]:
+        """Take what a turn left unfinished out; see ``ContextWindow.discard_partial``."""
+        return await self._run(lambda core: core.discard_partial(turn_id))
+
+    # -- read ----------------------------------------------------------------------------
+
+    async def reader(self) -> ContextReader:
+        """All reads, blocking, for other threads."""
+        return await self._run(lambda core: core.reader())
+
+    async def live_records(self) -> list[Record]:
+        """What is sent to the model, in order."""
+        return await self._run(lambda core: core.live_records())
+
+    async def records(self, after: int | None = None, limit: int | None = None) -> list[Record]:
+        """All records in order, from behind the record *after*, *limit* at the most."""
+        return await self._run(lambda core: core.records(after, limit))
+
+    async def turns(self) -> list[Turn]:
+        """The turns of the context, oldest first."""
+        return await self._run(lambda core: core.turns())
+
+    async def calls(self, turn_id: str | None = None) -> list[Call]:
+        """Requests made to providers, oldest first; of one turn if *turn_id* is given."""
+        return await self._run(lambda core: core.calls(turn_id))
+
+    async def manifest(self, call_id: int) -> list[Record]:
+        """The records that a call sent, in its order."""
+        return await self._run(lambda core: core.manifest(call_id))
+
+    async def live_tokens(self) -> int:
+        """Tokens of the live records, counted offline."""
+        return await self._run(lambda core: core.live_tokens())
+
+    async def total_tokens(self) -> int:
+        """Tokens that all calls of the context have used; kept in the database."""
+        return await self._run(lambda core: core.total_tokens())
+
+    async def token_usage(self) -> TokenUsage:
+        """Live and total tokens against what the model takes."""
+        return await self._run(lambda core: core.token_usage())
+
+    # -- contexts ------------------------------------------------------------------------
+
+    @property
+    def current_context(self) -> str:
+        """Name of the current context.
+
+        Raises:
+            ConfigError: the window has not been opened yet.
+        """
+        if self._core is None:
+            raise ConfigError("open the window first: `async with` it, or await any of its calls")
+        return self._core.current_context
+
+    async def get_current_context(self) -> Context:
+        """The current context as the database has it."""
+        return await self._run(lambda core: core.get_current_context())
+
+    async def create_context(self, name: str) -> Context:
+        """The context called *name*, made if it is missing; the current one stays."""
+        return await self._run(lambda core: core.create_context(name))
+
+    async def switch_context(self, name: str) -> Context:
+        """Make the context called *name* the current one; see ``ContextWindow``."""
+        return await self._run(lambda core: core.switch_context(name))
+
+    async def list_contexts(self) -> list[Context]:
+        """Every context of the database, newest first."""
+        return await self._run(lambda core: core.list_contexts())
+
+    async def get_context(self, name: str) -> Context:
+        """The context called *name*; ``ContextNotFound`` when there is none."""
+        return await self._run(lambda core: core.get_context(name))
+
+    async def context_stats(self, name: str | None = None) -> ContextStats:
+        """Figures of the context *name*, or of the current one."""
+        return await self._run(lambda core: core.context_stats(name))
+
+    async def clone(self, dest_name: str) -> Context:
+        """Copy the current context to a new one; see ``ContextWindow.clone``."""
+        return await self._run(lambda core: core.clone(dest_name))
+
+    async def fork(self, dest_name: str, *, at: int | None = None) -> Context:
+        """Copy the context up to the record *at* to a new one; see ``ContextWindow.fork``."""
+        return await self._run(lambda core: core.fork(dest_name, at=at))
+
+    async def delete_context(self, name: str) -> None:
+        """Delete a context with everything in it; see ``ContextWindow.delete_context``."""
+        await self._run(lambda core: core.delete_context(name))
+
+    async def export_context(self, name: str | None = None) -> dict[str, Any]:
+        """A context as JSON-safe values, for ``import_context``."""
+        return await self._run(lambda core: core.export_context(name))
+
+    async def export_context_json(self, name: str | None = None) -> str:
+        """``export_context`` as JSON text, indented by 2."""
+        return await self._run(lambda core: core.export_context_json(name))
+
+    async def import_context(
+        self, export: dict[str, Any] | str | bytes, name: str | None = None
+    ) -> Context:
+        """A new context from what ``export_context`` gave; see ``ContextWindow``."""
+        return await self._run(lambda core: core.import_context(export, name))
+
+    # -- middleware and threading --------------------------------------------------------
+
+    async def add_middleware(self, middleware: Middleware) -> None:
+        """Add hooks for the streams that begin from now on; they may be async."""
+        await self._run(lambda core: core.add_middleware(middleware))
+
+    async def server_side_threading(self) -> bool:
+        """Whether calls go on from the provider's own copy of the conversation."""
+        return await self._run(lambda core: core.server_side_threading)
+
+    async def set_server_side_threading(self, enabled: bool) -> None:
+        """Switch that; see ``ContextWindow.set_server_side_threading``."""
+        await self._run(lambda core: core.set_server_side_threading(enabled))
+
+    # -- inside --------------------------------------------------------------------------
+
+    async def _open(self) -> _Core:
+        """The blocking half, opened in a thread by whoever comes first."""
+        if self._core is not None:
+            return self._core
+        if self._closed:
+            raise ConfigError("the window is closed; make a new one")
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(_finish(self._make))
+        try:
+            self._core = await asyncio.shield(self._opening)
+        except Exception:
+            self._opening = None
+            raise
+        return self._core
+
+    async def _run(self, work: Callable[[_Core], _T]) -> _T:
+        core = await self._open()
+        return await _finish(partial(work, core), core.executor)
+
+    def _stream(
+        self, options: CallArguments, resume: str | None = None, strategy: Strategy = "auto"
+    ) -> AsyncStream:
+        plan, driving = draft(options, resume, strategy)
+        # A stream belongs to the context that was current when it was asked for.
+        context_id = None if self._core is None else self._core.context_id
+
+        async def wire(plan: TurnPlan) -> Wiring:
+            core = await self._open()
+            return core.wiring(plan, driving, context_id)
+
+        return AsyncStream(plan, wire)
+
+
+async def _finish(work: Callable[[], _T], executor: ThreadPoolExecutor | None = None) -> _T:
+    """Run blocking *work* in a thread and wait for it, whatever cancels the task meanwhile."""
+    running = asyncio.get_running_loop().run_in_executor(executor, work)
+    cancelled: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while not running.done():
+            try:
+                await asyncio.wait({running})
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        running.exception()
+        raise cancelled
+    return running.result()
