@@ -150,7 +150,7 @@ class BlockingDriver:
     def _open(self, request: Request) -> None:
         """Open the call where it can be given up: a connect or a slow header may take minutes."""
         wiring = self._wiring
-        wiring.store.warm_up()
+        wiring.store.warm_up(download=not wiring.model.opens_at_once)
         if wiring.model.opens_at_once:
             self._source = wiring.model.open(request, timeout=wiring.timeout)
         else:
@@ -312,7 +312,7 @@ class AsyncDriver:
 
     async def _open(self, request: Request) -> None:
         wiring = self._wiring
-        wiring.store.warm_up()
+        wiring.store.warm_up(download=not wiring.model.opens_at_once)
         self._opening = asyncio.ensure_future(
             wiring.model.open_async(request, timeout=wiring.timeout)
         )

@@ -1,8 +1,9 @@
 """Counting tokens, offline.
 
-tiktoken's ``o200k_base`` stands in for every model.  It is loaded on first use (0.3 s, 76 MiB),
-and only when its file is already on this machine: a download would stop the caller for as long
-as the network pleases.  Without it a token is taken as four bytes.
+tiktoken's ``o200k_base`` stands in for every model.  It is loaded on first use (0.3 s, 76 MiB)
+when its file is on this machine.  Counting never downloads it, which could stop the caller for as
+long as the network pleases: the store does that in the background of the first call to a
+provider.  Without it a token is taken as four bytes.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ def estimate_tokens(text: str) -> int:
 
 
 def is_loaded() -> bool:
-    """Whether counting costs microseconds now, or will not get better than an estimate."""
+    """Whether a count is as good and as cheap as it will get in this process."""
     return _encode is not None or _unavailable
 
 
 def load_encoding() -> Callable[[str], int] | None:
-    """Load the encoding if its file is here; None (said once in the log) if it is not.
+    """Load the encoding if its file is on this machine; None if it is not.
 
     Loading twice at the same time is harmless.
     """
@@ -67,7 +68,6 @@ def load_encoding() -> Callable[[str], int] | None:
     if _encode is not None or _unavailable:
         return _encode
     if not _cached_file().exists():
-        _give_up("its file is not on this machine")
         return None
     import tiktoken  # 14 ms that a process which never counts need not spend
 
@@ -112,9 +112,8 @@ def _give_up(reason: str) -> None:
     global _unavailable
     if not _unavailable:
         _log.warning(
-            "tokens are estimated as bytes / 4: encoding %s could not be loaded (%s); "
-            "set TIKTOKEN_CACHE_DIR to a folder that holds it, or run "
-            "contextwindow.tokens.download_encoding() once with a network",
+            "tokens are estimated as bytes / 4: encoding %s could not be had (%s); set "
+            "TIKTOKEN_CACHE_DIR to a folder that holds its file",
             ENCODING,
             reason,
         )

@@ -8,6 +8,7 @@ so that the turn alone decides what to store and how to end.
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -62,6 +63,8 @@ Strategy = Literal["auto", "cursor", "prefill", "continue", "regenerate"]
 STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
 Run = Generator["Effect | StreamChunk", Any, None]
 Planned = Generator["Effect | StreamChunk", Any, Request]
+
+_log = logging.getLogger("contextwindow")
 
 LONGEST_WAIT: Final = 60.0
 """Seconds: a provider that asks for more is not waited for; the error says how long."""
@@ -227,8 +230,12 @@ class TurnRun:
         records = [*begun.records, *own, *extra]
         if begun.threaded and plan.model.supports_threading:
             options = replace(options, threaded=True)
-            since = None if own or extra else _since(records, begun.last_response_id)
-            if since is not None:
+            since, reason = _since(records, begun.last_response_id)
+            if own or extra:
+                since, reason = None, "a reply is being resumed"
+            if since is None:
+                _log.info("context %s: the full history is sent: %s", begun.context_id, reason)
+            else:
                 options = replace(options, previous_response_id=begun.last_response_id)
                 records = since
         self._threaded_from = options.previous_response_id
@@ -292,6 +299,7 @@ class TurnRun:
                 reason = error
             if self._threaded_from and self.plan.model.is_unknown_response(reason):
                 self._known_begun().last_response_id = None
+                _log.warning("the provider does not know the last response: %s", reason)
                 request = yield from self._plan_call()
                 continue
             attempt += 1
@@ -739,14 +747,15 @@ class TurnRun:
         return self._decoder
 
 
-def _since(records: list[Record], response_id: str | None) -> list[Record] | None:
-    """What came after the response *response_id*; None where the chain does not hold."""
+def _since(records: list[Record], response_id: str | None) -> tuple[list[Record] | None, str]:
+    """What came after the response *response_id*; None, and why, where the chain does not hold."""
     if response_id is None:
-        return None
+        return None, "no response to go on from, or what had been sent was changed since"
     answers = [at for at, record in enumerate(records) if record.response_id is not None]
     if not answers or records[answers[-1]].response_id != response_id:
-        return None
-    return records[answers[-1] + 1 :] or None
+        return None, f"response {response_id} is not the newest live one"
+    since = records[answers[-1] + 1 :]
+    return since or None, "nothing was written since the last response"
 
 
 def _wait_before(attempt: int, error: ModelError) -> float:

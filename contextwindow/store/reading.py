@@ -211,7 +211,7 @@ def figures(database: Database, context_id: str) -> tuple[int, int]:
         row = _FIGURES.one(connection, context_id=context_id)
     if row is None:
         raise ContextNotFound(f"context {context_id} was deleted")
-    if row[2] and not database.read_only:
+    if row[2] and not database.read_only and tokens.load_encoding() is not None:
         recount(database, context_id)
         return figures_as_stored(database, context_id)
     return row[0], row[1]

@@ -58,6 +58,7 @@ class Store:
         self._checkpointer = Checkpointer(self._database, lease_seconds)
         self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
+        self._warmed = False
 
     def __repr__(self) -> str:
         return f"Store({self.location!r})"
@@ -157,13 +158,16 @@ class Store:
             checkpointer=self._checkpointer,
         )
 
-    def warm_up(self) -> None:
-        """Load, in the background, what the end of a first reply will need."""
-        if not tokens.is_loaded():
-            thread = threading.Thread(
-                target=tokens.load_encoding, name="contextwindow-encoding", daemon=True
-            )
-            thread.start()
+    def warm_up(self, *, download: bool) -> None:
+        """Load, in the background, what counting the first reply will need.
+
+        Args:
+            download: fetch the encoding when it is not on this machine.
+        """
+        if not tokens.is_loaded() and not self._warmed:
+            self._warmed = True
+            work = tokens.download_encoding if download else tokens.load_encoding
+            threading.Thread(target=work, name="contextwindow-encoding", daemon=True).start()
 
     def close(self) -> None:
         """Write what waits and close the connections; may be called twice."""

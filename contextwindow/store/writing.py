@@ -80,6 +80,8 @@ _OPEN_CALLS = Statement(
             (answer := records.alias("answer")).c.context_id == records.c.context_id,
             answer.c.source == int(RecordType.TOOL_OUTPUT),
             answer.c.call_id == records.c.call_id,
+            # Some servers count their ids anew in every reply.
+            answer.c.seq > records.c.seq,
         )
     )
     .order_by(*LIVE_ORDER)
@@ -144,10 +146,7 @@ def append(
     source: RecordType,
     content: str,
     *,
-    call_id: str | None = None,
-    name: str | None = None,
     key: str | None = None,
-    error: bool = False,
 ) -> Record:
     """Write one live record at the end; with *key*, once however often it is asked for.
 
@@ -162,9 +161,7 @@ def append(
             known = _BY_KEY.one(connection, context_id=context_id, key=key)
             if known is not None:
                 return to_record(connection, known)
-        return _insert(
-            connection, context_id, source, content, size, guess, call_id, name, key, error
-        )
+        return _insert(connection, context_id, source, content, size, guess, key=key)
 
 
 def _insert(
@@ -235,7 +232,13 @@ def add_tool_call(
             raise ConfigError(f"arguments of tool call {name!r} are not JSON: {error}") from error
         check_text(text, "arguments of a tool call")
     call_id = f"call_{uuid.uuid4().hex[:24]}" if call_id is None else check_text(call_id, "call_id")
-    return append(database, context_id, RecordType.TOOL_CALL, text, call_id=call_id, name=name)
+    size, guess = measure(text)
+    with database.write(boundary=True) as connection:
+        lock(connection, context_id)
+        if call_id in _open_calls(connection, context_id):
+            raise ConfigError(f"an open tool call has the id {call_id!r} already; give another")
+        kind = RecordType.TOOL_CALL
+        return _insert(connection, context_id, kind, text, size, guess, call_id, name)
 
 
 def add_tool_output(
@@ -247,24 +250,25 @@ def add_tool_output(
         ConfigError: no open call has that id.
     """
     check_text(output, "output of a tool", empty=True)
-    with database.read() as connection:
-        waiting: dict[str, str | None] = {
-            row[0]: row[1] for row in _OPEN_CALLS.all(connection, context_id=context_id)
-        }
-    if call_id is None:
-        call_id = next(iter(waiting), None)
-    elif call_id not in waiting:
-        known = ", ".join(waiting) or "none"
-        raise ConfigError(f"no open tool call has the id {call_id!r}; open calls: {known}")
-    return append(
-        database,
-        context_id,
-        RecordType.TOOL_OUTPUT,
-        output,
-        call_id=call_id,
-        name=None if call_id is None else waiting[call_id],
-        error=error,
-    )
+    size, guess = measure(output)
+    with database.write(boundary=True) as connection:
+        lock(connection, context_id)
+        waiting = _open_calls(connection, context_id)
+        if call_id is None:
+            call_id = next(iter(waiting), None)
+        elif call_id not in waiting:
+            known = ", ".join(waiting) or "none"
+            raise ConfigError(f"no open tool call has the id {call_id!r}; open calls: {known}")
+        name = None if call_id is None else waiting[call_id]
+        kind = RecordType.TOOL_OUTPUT
+        return _insert(
+            connection, context_id, kind, output, size, guess, call_id, name, error=error
+        )
+
+
+def _open_calls(connection: Connection, context_id: str) -> dict[str, str | None]:
+    """Name of the tool by id of each call that waits for its output, oldest first."""
+    return {row[0]: row[1] for row in _OPEN_CALLS.all(connection, context_id=context_id)}
 
 
 def set_system_prompt(database: Database, context_id: str, text: str) -> Record:

@@ -1,0 +1,73 @@
+"""What the documents say is so."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import contextwindow
+from contextwindow.store import schema
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# The first example of the README talks to the real service.
+RUNNABLE = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    for number, block in enumerate(BLOCK.findall(page.read_text("utf-8")))
+]
+
+
+@pytest.mark.parametrize("block", RUNNABLE)
+def test_python_in_the_documents_runs(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "documents"}
+    exec(compile(block, "documents", "exec"), namespace)
+    assert namespace
+
+
+def test_python_in_the_readme_compiles() -> None:
+    blocks = BLOCK.findall((ROOT / "README.md").read_text("utf-8"))
+    assert blocks
+    for block in blocks:
+        compile(block, "README.md", "exec")
+
+
+def test_every_table_column_and_view_is_in_the_schema_page() -> None:
+    page = (ROOT / "docs" / "schema.md").read_text("utf-8")
+    for table in schema.metadata.tables.values():
+        line = next(one for one in re.split(r"\n- ", page) if one.startswith(f"`{table.name}`"))
+        for column in table.columns:
+            assert re.search(rf"\b{column.name}\b", line), f"{table.name}.{column.name}"
+    for name in schema.view_statements("sqlite"):
+        assert f"- `{name}`" in page
+
+
+def test_every_public_name_can_be_imported_and_says_what_it_is() -> None:
+    for name in contextwindow.__all__:
+        value = getattr(contextwindow, name)
+        assert name == "DROP" or value.__doc__, name
+    assert sorted(contextwindow.__all__, key=str.lower) == sorted(
+        set(contextwindow.__all__), key=str.lower
+    )
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'ContextWindwo'"):
+        _ = contextwindow.ContextWindwo
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_version_is_the_packages() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["version"] == contextwindow.__version__
