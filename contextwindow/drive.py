@@ -28,9 +28,10 @@ from contextwindow.effects import (
 )
 from contextwindow.errors import ConfigError, ModelError, StreamInterrupted, TurnBusy
 from contextwindow.models.base import AsyncEventSource, EventSource, Model, Request
+from contextwindow.plan import Control
 from contextwindow.store.ledger import TurnLedger
 from contextwindow.store.store import Store
-from contextwindow.turn import Control, Run
+from contextwindow.turn import Run
 
 _T = TypeVar("_T")
 
@@ -74,6 +75,7 @@ class BlockingDriver:
         self._wiring = wiring
         self._source: EventSource | None = None
         self._stopped = threading.Event()
+        self._news = threading.Event()
         self._timer: threading.Timer | None = None
 
     def stop(self, reason: str) -> None:
@@ -81,6 +83,7 @@ class BlockingDriver:
         control = self._wiring.control
         control.stop = control.stop or reason  # type: ignore[assignment]
         self._stopped.set()
+        self._news.set()
         source = self._source
         if source is not None:
             source.abort()
@@ -161,6 +164,9 @@ class BlockingDriver:
     def _open_elsewhere(self, request: Request) -> EventSource:
         opened: Future[EventSource] = Future()
         given_up = threading.Event()
+        self._news.clear()
+        if self._stopped.is_set():
+            self._news.set()
 
         def work() -> None:
             try:
@@ -172,14 +178,12 @@ class BlockingDriver:
             if given_up.is_set():
                 source.close()
 
-        opened.add_done_callback(lambda _: self._ready.set())
-        self._ready = threading.Event()
+        opened.add_done_callback(lambda _: self._news.set())
         threading.Thread(target=work, name="contextwindow-open", daemon=True).start()
         try:
-            while not opened.done():
-                self._ready.wait(0.05 if self._stopped.is_set() else 0.25)
-                if self._stopped.is_set() and not opened.done():
-                    raise StreamInterrupted("the call was given up before it was answered")
+            self._news.wait()
+            if not opened.done():
+                raise StreamInterrupted("the call was given up before it was answered")
         except BaseException:
             given_up.set()
             if opened.done() and opened.exception() is None:

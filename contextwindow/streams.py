@@ -10,8 +10,9 @@ from types import TracebackType
 from contextwindow.chunks import StreamChunk, TextDelta
 from contextwindow.drive import AsyncDriver, BlockingDriver, Wiring
 from contextwindow.errors import ConfigError
+from contextwindow.plan import TurnPlan
 from contextwindow.records import Reply
-from contextwindow.turn import TurnPlan, TurnRun
+from contextwindow.turn import TurnRun
 
 
 class _StreamBase:

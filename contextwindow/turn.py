@@ -7,13 +7,10 @@ so that the turn alone decides what to store and how to end.
 
 from __future__ import annotations
 
-import inspect
 import logging
-import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from typing import Any, Final, Literal, get_args
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Any
 
 from contextwindow.chunks import (
     Done,
@@ -40,7 +37,6 @@ from contextwindow.effects import (
     Operation,
     Progress,
     ReopenRecord,
-    RunHook,
     SetLive,
     Sleep,
     StartCall,
@@ -54,58 +50,17 @@ from contextwindow.errors import (
     StreamInterrupted,
     TurnLost,
 )
-from contextwindow.middleware import DROP, CallStart, Hooks
-from contextwindow.models.base import Body, CallOptions, Decoder, Delta, Item, Model, Request
+from contextwindow.hooking import Waiting, offer, run_hook, settle
+from contextwindow.middleware import CallStart
+from contextwindow.models.base import Body, CallOptions, Decoder, Delta, Item, Request
 from contextwindow.parts import SOURCES, Part, instruction, text_record
+from contextwindow.plan import LONGEST_WAIT, Strategy, TurnPlan, since, wait_before
 from contextwindow.records import FinishReason, Record, RecordType, Reply, TurnState, Usage
 
-Strategy = Literal["auto", "cursor", "prefill", "continue", "regenerate"]
-STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
 Run = Generator["Effect | StreamChunk", Any, None]
 Planned = Generator["Effect | StreamChunk", Any, Request]
 
 _log = logging.getLogger("contextwindow")
-
-LONGEST_WAIT: Final = 60.0
-"""Seconds: a provider that asks for more is not waited for; the error says how long."""
-
-
-@dataclass(slots=True)
-class Control:
-    """How others stop a turn: ``stop`` is set, then the connection is shaken."""
-
-    stop: Literal["", "cancel", "deadline"] = ""
-
-
-@dataclass(slots=True)
-class TurnPlan:
-    """What a turn is to do.
-
-    Attributes:
-        resume: turn to go on with, ``""`` for the newest that can be, None for a new turn.
-        recorded: options as they are kept with the call, without secrets.
-        price: cost of a call's usage; it may be slow the first time.
-        parse: turns the text into ``reply.parsed``.
-        unwatched: nobody is shown the chunks, so a reply that arrives whole is written once.
-        stream: handed to ``on_stream_start``.
-        clock: seconds that only go forward.
-    """
-
-    options: CallOptions
-    turn_id: str
-    # Set before the turn begins: an asynchronous window may still have to be opened.
-    model: Model = field(init=False)
-    hooks: Hooks = field(init=False)
-    price: Callable[[Usage], Decimal | None] = field(init=False)
-    resume: str | None = None
-    strategy: Strategy = "auto"
-    max_resumes: int = 2
-    recorded: dict[str, Any] = field(default_factory=dict)
-    parse: Callable[[str], Any] | None = None
-    unwatched: bool = False
-    stream: Any = None
-    control: Control = field(default_factory=Control)
-    clock: Callable[[], float] = time.monotonic
 
 
 class _Cancelled(Exception):
@@ -202,7 +157,7 @@ class TurnRun:
         self._call_open = True
         self._manifest = [record.id for record in begun.records]
         for hook in plan.hooks.on_stream_start:
-            yield from self._run_hook("on_stream_start", hook, plan.stream)
+            yield from run_hook("on_stream_start", hook, plan.stream)
         self._started = True
         yield from self._say(StreamStart(begun.turn_id))
         if plan.resume is None:
@@ -230,19 +185,19 @@ class TurnRun:
         records = [*begun.records, *own, *extra]
         if begun.threaded and plan.model.supports_threading:
             options = replace(options, threaded=True)
-            since, reason = _since(records, begun.last_response_id)
+            newer, reason = since(records, begun.last_response_id)
             if own or extra:
-                since, reason = None, "a reply is being resumed"
-            if since is None:
+                newer, reason = None, "a reply is being resumed"
+            if newer is None:
                 _log.info("context %s: the full history is sent: %s", begun.context_id, reason)
             else:
                 options = replace(options, previous_response_id=begun.last_response_id)
-                records = since
+                records = newer
         self._threaded_from = options.previous_response_id
         if plan.hooks.on_call_start:
             call = CallStart(records, plan.model.name, begun.turn_id)
             for hook in plan.hooks.on_call_start:
-                yield from self._run_hook("on_call_start", hook, call)
+                yield from run_hook("on_call_start", hook, call)
             records = call.records
         yield from self._note_call([record.id for record in records if record.id])
         return plan.model.request(records, options)
@@ -303,7 +258,7 @@ class TurnRun:
                 request = yield from self._plan_call()
                 continue
             attempt += 1
-            wait = _wait_before(attempt, reason)
+            wait = wait_before(attempt, reason)
             retries = self.plan.model.max_retries
             if not reason.retryable or attempt > retries or wait > LONGEST_WAIT:
                 raise reason
@@ -519,7 +474,7 @@ class TurnRun:
         yield from self._say(UsageReport(written.last_usage or Usage(), written.last_cost))
         for hook in self.plan.hooks.on_stream_complete:
             tokens = reply.usage.total_tokens
-            yield from self._run_hook("on_stream_complete", hook, reply.text, tokens)
+            yield from run_hook("on_stream_complete", hook, reply.text, tokens)
         if self.plan.parse is not None and reason == "stop" and not reply.refusal:
             self.reply = reply = replace(reply, parsed=self.plan.parse(reply.text))
         yield from self._say(Done(reply))
@@ -545,7 +500,7 @@ class TurnRun:
         if reader_left:
             return
         for hook in self.plan.hooks.on_stream_error:
-            yield from self._run_hook("on_stream_error", hook, error)
+            yield from run_hook("on_stream_error", hook, error)
         if not self._started:
             yield StreamStart(begun.turn_id)
         yield StreamFailed(error)
@@ -661,70 +616,39 @@ class TurnRun:
     def _say(self, chunk: StreamChunk) -> Run:
         """Deliver a chunk that belongs to no record; hooks see it and cannot change it."""
         for hook in self.plan.hooks.on_stream_chunk:
-            yield from self._run_hook("on_stream_chunk", hook, chunk)
+            yield from run_hook("on_stream_chunk", hook, chunk)
         self._at_reader = True
         yield chunk
         self._at_reader = False
         if not self._written.ended:
             self._check_stop()
 
-    def _offer(self, part: Part, text: str) -> tuple[int, Any, StreamChunk] | None:
+    def _offer(self, part: Part, text: str) -> Waiting | None:
         """Show the hooks a chunk that adds *text*, and take it when all let it pass.
 
         Returns:
-            None when that is done; else the number of the hook that had something to say, what
-            it said and of which chunk: ``_settle`` goes on from there.
+            None when that is done; else what a hook had to say: ``_settle`` goes on from there.
         """
         chunk = part.chunk(text)
-        hooks = self.plan.hooks.on_stream_chunk
-        for number, hook in enumerate(hooks):
-            try:
-                result = hook(chunk)
-            except Exception as error:
-                raise _hook_error("on_stream_chunk", hook, error) from error
-            if result is not None:
-                return number, result, chunk
-        part.append(text)
-        self._segment.append((chunk, part, len(text)))
-        self._cursors.append(self._decoder.cursor if self._decoder is not None else None)
-        return None
+        waiting = offer(self.plan.hooks.on_stream_chunk, chunk)
+        if waiting is None:
+            self._take(part, chunk, text)
+        return waiting
 
-    def _settle(self, part: Part, text: str, waiting: tuple[int, Any, StreamChunk]) -> Run:
+    def _settle(self, part: Part, text: str, waiting: Waiting) -> Run:
         """Go on with a chunk that a hook wants awaited, replaced or dropped."""
-        number, result, chunk = waiting
-        hooks = self.plan.hooks.on_stream_chunk
-        while True:
-            if inspect.isawaitable(result):
-                result = yield from self._run_hook("on_stream_chunk", hooks[number], awaited=result)
-            if result is DROP:
-                part.altered = True
-                return
-            if isinstance(result, StreamChunk):
-                chunk = result
-            elif result is not None:
-                wrong = TypeError(f"{result!r} is neither None, a chunk nor DROP")
-                raise _hook_error("on_stream_chunk", hooks[number], wrong)
-            number += 1
-            if number == len(hooks):
-                break
-            result = yield from self._run_hook("on_stream_chunk", hooks[number], chunk)
+        chunk = yield from settle(self.plan.hooks.on_stream_chunk, waiting)
+        if chunk is None:
+            part.altered = True
+            return
         stored = part.shown(chunk, text)
         part.altered = part.altered or stored != text
-        chunk = part.placed(chunk, stored)
+        self._take(part, part.placed(chunk, stored), stored)
+
+    def _take(self, part: Part, chunk: StreamChunk, stored: str) -> None:
         part.append(stored)
         self._segment.append((chunk, part, len(stored)))
         self._cursors.append(self._decoder.cursor if self._decoder is not None else None)
-
-    def _run_hook(
-        self, name: str, hook: Callable[..., Any], *values: Any, awaited: Any = None
-    ) -> Generator[Effect, Any, Any]:
-        try:
-            result = awaited if awaited is not None else hook(*values)
-            if result is not None and inspect.isawaitable(result):
-                result = yield RunHook(result)
-        except Exception as error:
-            raise _hook_error(name, hook, error) from error
-        return result
 
     # -- small things --------------------------------------------------------------------
 
@@ -747,31 +671,5 @@ class TurnRun:
         return self._decoder
 
 
-def _since(records: list[Record], response_id: str | None) -> tuple[list[Record] | None, str]:
-    """What came after the response *response_id*; None, and why, where the chain does not hold."""
-    if response_id is None:
-        return None, "no response to go on from, or what had been sent was changed since"
-    answers = [at for at, record in enumerate(records) if record.response_id is not None]
-    if not answers or records[answers[-1]].response_id != response_id:
-        return None, f"response {response_id} is not the newest live one"
-    since = records[answers[-1] + 1 :]
-    return since or None, "nothing was written since the last response"
-
-
-def _wait_before(attempt: int, error: ModelError) -> float:
-    """Seconds before the next attempt: what the provider asks for, else 0.5, 1, 2 … 8."""
-    if error.retry_after is not None:
-        return error.retry_after
-    return float(min(0.5 * 2 ** (attempt - 1), 8.0))
-
-
 def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _hook_error(name: str, hook: Callable[..., Any], error: Exception) -> MiddlewareError:
-    owner = getattr(hook, "__self__", None)
-    who = type(owner).__name__ if owner is not None else getattr(hook, "__name__", repr(hook))
-    return MiddlewareError(
-        f"{name} of {who} raised {type(error).__name__}: {error}", hook=name, middleware=owner
-    )

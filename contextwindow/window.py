@@ -14,6 +14,7 @@ from contextwindow.middleware import Middleware, bind, check_middleware
 from contextwindow.models import catalog
 from contextwindow.models.base import Model
 from contextwindow.options import CallArguments, Driving, read_options
+from contextwindow.plan import STRATEGIES, Strategy, TurnPlan
 from contextwindow.reader import ContextReader, check_turn_id
 from contextwindow.records import (
     Call,
@@ -29,7 +30,6 @@ from contextwindow.store import conversations, resuming, writing
 from contextwindow.store.checks import check_text
 from contextwindow.store.store import Store
 from contextwindow.streams import Stream
-from contextwindow.turn import STRATEGIES, Strategy, TurnPlan
 
 
 class ContextWindow:

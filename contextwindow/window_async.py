@@ -20,6 +20,7 @@ from contextwindow.errors import ConfigError
 from contextwindow.middleware import Middleware, check_middleware
 from contextwindow.models.base import Model
 from contextwindow.options import CallArguments, Driving
+from contextwindow.plan import Strategy, TurnPlan
 from contextwindow.reader import ContextReader, check_turn_id
 from contextwindow.records import (
     Call,
@@ -32,7 +33,6 @@ from contextwindow.records import (
 )
 from contextwindow.store.store import Store
 from contextwindow.streams import AsyncStream
-from contextwindow.turn import Strategy, TurnPlan
 from contextwindow.window import ContextWindow, draft
 
 _T = TypeVar("_T")

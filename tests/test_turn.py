@@ -24,9 +24,10 @@ from contextwindow.effects import (
 from contextwindow.errors import ModelTimeout, RateLimited, StreamInterrupted
 from contextwindow.middleware import Hooks, Middleware, bind
 from contextwindow.models.base import Body, Decoder, Delta, Item, PartEnd, Request
+from contextwindow.plan import TurnPlan
 from contextwindow.records import Record, Usage
 from contextwindow.testing import ScriptedModel
-from contextwindow.turn import TurnPlan, TurnRun
+from contextwindow.turn import TurnRun
 
 READS: list[list[Any]] = [
     ["The ", "cat "],

@@ -58,6 +58,8 @@ def price(provider: str, model: str, usage: Usage) -> Decimal | None:
 
 def _calculation(provider: str, model: str, usage: Usage) -> Any:
     """genai-prices' answer, or None: a price is never worth an exception."""
+    if (provider, model) in _UNKNOWN:
+        return None
     try:
         from genai_prices import Usage as Priced
         from genai_prices import calc_price
@@ -71,5 +73,12 @@ def _calculation(provider: str, model: str, usage: Usage) -> Any:
             cache_write_tokens=min(usage.cache_write_tokens, usage.input_tokens - read) or None,
         )
         return calc_price(counted, model, provider_id=provider or None)
-    except Exception:  # noqa: BLE001 - LookupError for unknown models, others for odd counts
+    except LookupError:
+        _UNKNOWN.add((provider, model))
         return None
+    except Exception:  # noqa: BLE001 - odd counts
+        return None
+
+
+# Looking for a model that is not there takes longer than finding one.
+_UNKNOWN: Final[set[tuple[str, str]]] = set()

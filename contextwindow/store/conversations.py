@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from contextwindow.errors import ConfigError, ContextNotFound
+from contextwindow.errors import ConfigError, ContextNotFound, StoreError
 from contextwindow.records import Context, ContextStats, RecordType
 from contextwindow.store.checks import check_text
 from contextwindow.store.connection import Connection
@@ -377,17 +377,23 @@ def import_(database: Database, data: dict[str, Any] | str | bytes, name: str | 
     try:
         head = export_["context"]
         target = check_text(name if name is not None else head["name"], "context name")
-        rows = [_row(one) for one in export_["records"]]
-        names = [check_text(one, "tool name") for one in export_.get("tools") or []]
+        rows = [_row(one) for one in _list(export_["records"], "records")]
+        names = dict.fromkeys(
+            check_text(one, "tool name") for one in _list(export_.get("tools") or [], "tools")
+        )
         metadata = head.get("metadata")
+        most = head.get("max_tokens")
         values = {
             "start_time": _time_text(head["start_time"]),
-            "threading": bool(head.get("use_server_side_threading")),
-            "max_tokens": head.get("max_tokens"),
+            "threading": _flag(head, "use_server_side_threading"),
+            "max_tokens": None if most is None else _whole(most, "max_tokens", least=1),
             "metadata_": None if metadata is None else dump_json(metadata),
         }
+    except (ConfigError, StoreError) as error:
+        raise ConfigError(f"this is no whole export: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"this is no whole export: {type(error).__name__} {error}") from error
+        why = f"{type(error).__name__} {error}"
+        raise ConfigError(f"this is no whole export: {why}") from error
     if len({row["seq"] for row in rows}) != len(rows):
         raise ConfigError("this is no whole export: two records have the same seq")
     with database.write(boundary=True) as connection:
@@ -422,24 +428,47 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
     """A record of an export as a row."""
     content = check_text(one["content"], "content of a record", empty=True)
     payload = None if one.get("payload") is None else dump_json(one["payload"])
-    seq = int(one["seq"])
+    seq = _whole(one["seq"], "seq", least=1)
     return {
         "ts": _time_text(one["ts"]),
         "source": int(RecordType[str(one["source"]).upper()]),
         "content": content,
-        "live": bool(one["live"]),
-        "est_tokens": int(one["est_tokens"]),
-        "response_id": one.get("response_id"),
-        "streamed": bool(one.get("streamed")),
+        "live": _flag(one, "live"),
+        "est_tokens": _whole(one["est_tokens"], "est_tokens", least=0),
+        "response_id": _text(one, "response_id"),
+        "streamed": _flag(one, "streamed"),
         "seq": seq,
-        "position": int(one.get("position") or seq),
-        "call_id": one.get("call_id"),
-        "name": one.get("name"),
-        "pinned": bool(one.get("pinned")),
-        "error": bool(one.get("error")),
+        "position": _whole(one.get("position") or seq, "position", least=1),
+        "call_id": _text(one, "call_id"),
+        "name": _text(one, "name"),
+        "pinned": _flag(one, "pinned"),
+        "error": _flag(one, "error"),
         "payload": payload,
         "checksum": checksum(content, payload),
     }
+
+
+def _list(value: object, what: str) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    raise TypeError(f"{what} must be a list, not {value!r:.60}")
+
+
+def _whole(value: object, what: str, *, least: int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value < _LAST_PLACE:
+        return value
+    raise ValueError(f"{what} must be a whole number of {least} or above, not {value!r:.60}")
+
+
+def _flag(one: dict[str, Any], key: str) -> bool:
+    value = one.get(key, False)
+    if isinstance(value, bool):
+        return value
+    raise TypeError(f"{key} must be true or false, not {value!r:.60}")
+
+
+def _text(one: dict[str, Any], key: str) -> str | None:
+    return None if one.get(key) is None else check_text(one[key], key, empty=True)
 
 
 def _time_text(text: str) -> str:

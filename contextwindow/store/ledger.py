@@ -7,7 +7,6 @@ import time
 from collections import deque
 from copy import copy
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +57,8 @@ _TOUCH_CONTEXT = Statement(
     )
     .returning(contexts.c.next_seq)
 )
+
+_CONTEXT = Statement(sa.select(contexts.c.id).where(contexts.c.id == _bind("context_id")))
 
 _FENCE = Statement(
     lambda dialect: (
@@ -201,11 +202,12 @@ class _Entry:
 
     __slots__ = ("guess", "live", "next_delta", "record", "tokens")
 
-    def __init__(self, record: Record, *, tokens: int = 0, guess: bool = False) -> None:
-        self.record = record
-        self.tokens = tokens
-        self.guess = guess
-        self.live = record.live
+    record: Record
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.guess = False
+        self.live = True
         self.next_delta = 0
 
 
@@ -310,6 +312,7 @@ class TurnLedger:
 
         Raises:
             TurnLost: the lease was taken over; nothing was written.
+            ContextNotFound: the context was deleted; nothing was written.
             StoreError: the database refused; nothing was written.
         """
         with self._lock:
@@ -390,15 +393,15 @@ class TurnLedger:
             expires=now + self.lease,
         )
         if done.rowcount != 1:
-            raise self._lost()
+            raise self._lost(connection)
         self._renewed = time.monotonic()
 
     def _run(self, connection: Connection, operations: list[Operation]) -> None:
         """Write *operations*: counters first, then the fence, then the rows."""
         counters = _Counters()
         opened = {one.key: one for one in operations if type(one) is OpenRecord}
-        for key, opening in opened.items():
-            self._entries[key] = _Entry(self._draft(opening))
+        for key in opened:
+            self._entries[key] = _Entry()
         # A record that is opened and closed in one transaction is written once, as it ends.
         whole: dict[int, CloseRecord] = {}
         for one in operations:
@@ -453,38 +456,28 @@ class TurnLedger:
             now=now_text(),
         )
         if row is None:
-            raise ContextNotFound(
-                f"context {self.context_id} was deleted while turn {self.turn_id} was running"
-            )
+            raise self._deleted()
         return int(row[0]) - counters.opened
 
     def _fence(self, connection: Connection) -> None:
         if _FENCE.one(connection, turn_id=self.turn_id, epoch=self._epoch) is None:
-            raise self._lost()
+            raise self._lost(connection)
 
-    def _lost(self) -> TurnLost:
+    def _lost(self, connection: Connection) -> TurnLost | ContextNotFound:
+        if _CONTEXT.one(connection, context_id=self.context_id) is None:
+            return self._deleted()
         return TurnLost(
             f"turn {self.turn_id} was taken over after its lease of {self.lease:g} s had run "
             "out; nothing more of it was written here",
             turn_id=self.turn_id,
         )
 
-    # -- records -------------------------------------------------------------------------
-
-    def _draft(self, operation: OpenRecord) -> Record:
-        """The record that *operation* opens, before the database has numbered it."""
-        return Record(
-            id=0,
-            context_id=self.context_id,
-            source=operation.source,
-            content=operation.content,
-            timestamp=datetime.now(UTC),
-            streamed=True,
-            partial_response_id=self.turn_id if operation.partial else None,
-            turn_id=self.turn_id,
-            call_id=operation.call_id,
-            name=operation.name,
+    def _deleted(self) -> ContextNotFound:
+        return ContextNotFound(
+            f"context {self.context_id} was deleted while turn {self.turn_id} was running"
         )
+
+    # -- records -------------------------------------------------------------------------
 
     def _open(
         self, connection: Connection, operation: OpenRecord, seq: int, end: CloseRecord | None
@@ -492,33 +485,41 @@ class TurnLedger:
         """Insert a record: as it begins, or as it *end*s when that is known already."""
         now = now_text()
         entry = self._entries[operation.key]
-        draft = replace(entry.record, seq=seq, timestamp=parse_time(now))
-        if end is not None:
-            draft = self._closed(replace(draft), end, entry)
-        payload = None if draft.payload is None else dump_json(draft.payload)
+        partial = operation.partial if end is None else end.partial
+        source: OpenRecord | CloseRecord = end or operation
+        payload = None if end is None or end.payload is None else dump_json(end.payload)
+        columns: dict[str, Any] = {
+            "context_id": self.context_id,
+            "content": source.content,
+            "live": entry.live,
+            "est_tokens": entry.tokens,
+            "response_id": None if end is None else end.response_id,
+            "streamed": True,
+            "partial_response_id": self.turn_id if partial else None,
+            "accumulated_tokens": entry.tokens if partial else None,
+            "seq": seq,
+            "turn_id": self.turn_id,
+            "call_id": source.call_id,
+            "name": source.name,
+        }
         row = _INSERT_RECORD.one(
             connection,
-            context_id=self.context_id,
             ts=now,
-            source=int(draft.source),
-            content=draft.content,
-            live=draft.live,
-            est_tokens=entry.tokens,
-            response_id=draft.response_id,
-            streamed=True,
-            partial_response_id=draft.partial_response_id,
-            accumulated_tokens=draft.accumulated_tokens,
-            seq=seq,
+            source=int(operation.source),
             position=seq,
-            turn_id=self.turn_id,
-            call_id=draft.call_id,
-            name=draft.name,
             payload=payload,
-            checksum=checksum(draft.content, payload),
+            checksum=checksum(source.content, payload),
             uncounted=entry.guess,
+            **columns,
         )
         assert row is not None  # noqa: S101 - RETURNING gives the row that was inserted
-        entry.record = replace(draft, id=row[0])
+        entry.record = Record(
+            id=row[0],
+            source=operation.source,
+            timestamp=parse_time(now),
+            payload=None if end is None else end.payload,
+            **columns,
+        )
         self.written.ids[operation.key] = row[0]
         if end is not None:
             self._keep(operation.key, entry)
@@ -528,7 +529,9 @@ class TurnLedger:
         if row is None:
             raise StoreError(f"record {operation.record_id} of turn {self.turn_id} is gone")
         record = to_record(connection, row)
-        entry = _Entry(record, tokens=row[6], guess=bool(row[19]))
+        entry = _Entry()
+        entry.record, entry.live = record, record.live
+        entry.tokens, entry.guess = row[6], bool(row[19])
         self._entries[operation.key] = entry
         self.written.ids[operation.key] = record.id
         self.written.records[operation.key] = record
@@ -675,7 +678,7 @@ class TurnLedger:
             error=operation.error,
         )
         if done.rowcount != 1:
-            raise self._lost()
+            raise self._lost(connection)
         if operation.chain_broken or operation.threading_id is not None:
             holds = operation.threading_id if self._saw_everything(connection) else None
             _THREADING.run(connection, context_id=self.context_id, response_id=holds)
