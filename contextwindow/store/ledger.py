@@ -8,9 +8,7 @@ from collections import deque
 from copy import copy
 from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING, Any
 
 from contextwindow.effects import (
     Append,
@@ -31,170 +29,14 @@ from contextwindow.effects import (
 from contextwindow.errors import ContextNotFound, StoreError, TurnLost
 from contextwindow.records import Record, Usage, defer_tokens
 from contextwindow.store import beginning
+from contextwindow.store import ledger_sql as sql
 from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
-from contextwindow.store.rows import RECORD_COLUMNS, measure, to_ranges, to_record
-from contextwindow.store.schema import calls, contexts, record_deltas, records, turns
-from contextwindow.store.statement import Statement
+from contextwindow.store.rows import measure, to_ranges, to_record
 from contextwindow.store.values import checksum, dump_json, now_text, parse_time
 
 if TYPE_CHECKING:
     from contextwindow.store.checkpoints import Checkpointer
-
-_bind = sa.bindparam
-
-_TOUCH_CONTEXT = Statement(
-    sa.update(contexts)
-    .where(contexts.c.id == _bind("context_id"))
-    .values(
-        next_seq=contexts.c.next_seq + _bind("opened"),
-        record_count=contexts.c.record_count + _bind("opened"),
-        live_count=contexts.c.live_count + _bind("live"),
-        live_tokens=contexts.c.live_tokens + _bind("tokens"),
-        uncounted=contexts.c.uncounted + _bind("uncounted"),
-        total_tokens=contexts.c.total_tokens + _bind("total"),
-        last_activity=_bind("now"),
-    )
-    .returning(contexts.c.next_seq)
-)
-
-_CONTEXT = Statement(sa.select(contexts.c.id).where(contexts.c.id == _bind("context_id")))
-
-_FENCE = Statement(
-    lambda dialect: (
-        sa.select(turns.c.id)
-        .where(turns.c.id == _bind("turn_id"))
-        .where(turns.c.epoch == _bind("epoch"))
-        .where(turns.c.state == sa.literal_column("'running'"))
-        # SQLite's write transaction keeps everybody out; PostgreSQL needs the row locked.
-        .with_for_update()
-        if dialect == "postgresql"
-        else sa.select(turns.c.id)
-        .where(turns.c.id == _bind("turn_id"))
-        .where(turns.c.epoch == _bind("epoch"))
-        .where(turns.c.state == sa.literal_column("'running'"))
-    )
-)
-
-_RENEW = Statement(
-    sa.update(turns)
-    .where(turns.c.id == _bind("turn_id"))
-    .where(turns.c.epoch == _bind("epoch"))
-    .where(turns.c.state == sa.literal_column("'running'"))
-    .values(heartbeat=_bind("now"), expires=_bind("expires"))
-)
-
-_END_TURN = Statement(
-    sa.update(turns)
-    .where(turns.c.id == _bind("turn_id"))
-    .where(turns.c.epoch == _bind("epoch"))
-    .where(turns.c.state == sa.literal_column("'running'"))
-    .values(state=_bind("state_"), ended=_bind("ended"), error=_bind("error"))
-)
-
-_INSERT_RECORD = Statement(
-    sa.insert(records)
-    .values(
-        {
-            column: _bind(column.name)
-            for column in records.c
-            if column.name not in ("id", "idempotency_key", "pinned", "error")
-        }
-    )
-    .returning(records.c.id)
-)
-
-_INSERT_DELTA = Statement(
-    sa.insert(record_deltas).values(
-        record_id=_bind("record_id"), idx=_bind("idx"), delta=_bind("delta")
-    )
-)
-
-_FORGET_DELTAS = Statement(
-    sa.delete(record_deltas).where(record_deltas.c.record_id == _bind("record_id"))
-)
-
-_CLOSE_RECORD = Statement(
-    sa.update(records)
-    .where(records.c.id == _bind("record_id"))
-    .values(
-        content=_bind("content"),
-        payload=_bind("payload"),
-        checksum=_bind("checksum"),
-        est_tokens=_bind("est_tokens"),
-        uncounted=_bind("uncounted"),
-        accumulated_tokens=_bind("accumulated_tokens"),
-        response_id=_bind("response_id"),
-        partial_response_id=_bind("partial_response_id"),
-        live=_bind("live"),
-        call_id=_bind("call_id"),
-        name=_bind("name"),
-    )
-)
-
-_GIVE_UP = Statement(
-    sa.update(records)
-    .where(records.c.id == _bind("record_id"))
-    .values(live=_bind("live"), partial_response_id=None)
-    .returning(records.c.est_tokens, records.c.uncounted)
-)
-
-_RECORD = Statement(sa.select(*RECORD_COLUMNS).where(records.c.id == _bind("record_id")))
-
-_NEWS: Final = {
-    name: sa.func.coalesce(_bind(name, type_=sa.Text), calls.c[name])
-    for name in ("response_id", "cursor", "model", "manifest")
-}
-
-_END_CALL = Statement(
-    sa.update(calls)
-    .where(calls.c.id == _bind("call_id"))
-    .values(
-        finish_reason=_bind("finish_reason"),
-        input_tokens=_bind("input_tokens"),
-        output_tokens=_bind("output_tokens"),
-        cache_read_tokens=_bind("cache_read_tokens"),
-        cache_write_tokens=_bind("cache_write_tokens"),
-        reasoning_tokens=_bind("reasoning_tokens"),
-        usage_estimated=_bind("usage_estimated"),
-        cost=_bind("cost"),
-        ttft=_bind("ttft"),
-        duration=_bind("duration"),
-        error=_bind("error"),
-        **_NEWS,
-    )
-)
-
-_VOID_USAGE = Statement(
-    sa.update(calls)
-    .where(calls.c.id == _bind("call_id"))
-    .values(
-        input_tokens=0,
-        output_tokens=0,
-        cache_read_tokens=0,
-        cache_write_tokens=0,
-        reasoning_tokens=0,
-        usage_estimated=False,
-        cost=None,
-    )
-)
-
-_PROGRESS = Statement(sa.update(calls).where(calls.c.id == _bind("call_id")).values(**_NEWS))
-
-_THREADING = Statement(
-    sa.update(contexts)
-    .where(contexts.c.id == _bind("context_id"))
-    .values(last_response_id=_bind("response_id"))
-)
-
-_STRANGERS = Statement(
-    sa.select(records.c.id)
-    .where(records.c.context_id == _bind("context_id"))
-    .where(records.c.seq >= _bind("since"))
-    .where(records.c.seq < _bind("before"))
-    .where(sa.or_(records.c.turn_id.is_(None), records.c.turn_id != _bind("turn_id")))
-    .limit(1)
-)
 
 
 class _Entry:
@@ -250,7 +92,7 @@ class TurnLedger:
         self._checkpointer = checkpointer
         self._lock = threading.Lock()
         self._waiting: deque[Operation] = deque()
-        self._failure: StoreError | TurnLost | None = None
+        self._failure: StoreError | TurnLost | ContextNotFound | None = None
         self._entries: dict[int, _Entry] = {}
         self._epoch = 0
         self._call_id = 0
@@ -290,7 +132,7 @@ class TurnLedger:
         """Keep *checkpoint* for the checkpointer, if it may wait; never blocks.
 
         Raises:
-            StoreError, TurnLost: what was kept before could not be written.
+            StoreError, TurnLost, ContextNotFound: what was kept before could not be written.
         """
         if self._failure is not None:
             raise self._failure
@@ -350,13 +192,19 @@ class TurnLedger:
         if self._failure is not None or self.written.ended:
             return
         operations = self._drain()
+        opens = any(type(one) is OpenRecord for one in operations)
+        if opens:
+            # The counters are written before it is known whether the turn is still ours.
+            connection.execute("SAVEPOINT turn")
         try:
             if time.monotonic() - self._renewed > self.lease / 6:
                 self._renew(connection)
             if operations:
                 self._run(connection, operations)
-        except TurnLost as error:
+        except (TurnLost, ContextNotFound) as error:
             # Others in this transaction are not to suffer for it.
+            if opens:
+                connection.execute("ROLLBACK TO SAVEPOINT turn")
             self._failure = error
         except BaseException:
             self._waiting.extendleft(reversed(operations))
@@ -385,7 +233,7 @@ class TurnLedger:
 
     def _renew(self, connection: Connection) -> None:
         now = self._database.now(connection)
-        done = _RENEW.run(
+        done = sql.RENEW.run(
             connection,
             turn_id=self.turn_id,
             epoch=self._epoch,
@@ -445,7 +293,7 @@ class TurnLedger:
                     self._end_turn(connection, one)
 
     def _touch(self, connection: Connection, counters: _Counters) -> int:
-        row = _TOUCH_CONTEXT.one(
+        row = sql.TOUCH_CONTEXT.one(
             connection,
             context_id=self.context_id,
             opened=counters.opened,
@@ -460,11 +308,11 @@ class TurnLedger:
         return int(row[0]) - counters.opened
 
     def _fence(self, connection: Connection) -> None:
-        if _FENCE.one(connection, turn_id=self.turn_id, epoch=self._epoch) is None:
+        if sql.FENCE.one(connection, turn_id=self.turn_id, epoch=self._epoch) is None:
             raise self._lost(connection)
 
     def _lost(self, connection: Connection) -> TurnLost | ContextNotFound:
-        if _CONTEXT.one(connection, context_id=self.context_id) is None:
+        if sql.CONTEXT.one(connection, context_id=self.context_id) is None:
             return self._deleted()
         return TurnLost(
             f"turn {self.turn_id} was taken over after its lease of {self.lease:g} s had run "
@@ -502,7 +350,7 @@ class TurnLedger:
             "call_id": source.call_id,
             "name": source.name,
         }
-        row = _INSERT_RECORD.one(
+        row = sql.INSERT_RECORD.one(
             connection,
             ts=now,
             source=int(operation.source),
@@ -525,7 +373,7 @@ class TurnLedger:
             self._keep(operation.key, entry)
 
     def _reopen(self, connection: Connection, operation: ReopenRecord) -> None:
-        row = _RECORD.one(connection, record_id=operation.record_id)
+        row = sql.RECORD.one(connection, record_id=operation.record_id)
         if row is None:
             raise StoreError(f"record {operation.record_id} of turn {self.turn_id} is gone")
         record = to_record(connection, row)
@@ -538,7 +386,7 @@ class TurnLedger:
 
     def _append(self, connection: Connection, operation: Append) -> None:
         entry = self._entries[operation.key]
-        _INSERT_DELTA.run(
+        sql.INSERT_DELTA.run(
             connection,
             record_id=entry.record.id,
             idx=entry.next_delta,
@@ -575,7 +423,7 @@ class TurnLedger:
         entry = self._entries[operation.key]
         closed = self._closed(entry.record, operation, entry)
         payload = None if closed.payload is None else dump_json(closed.payload)
-        _CLOSE_RECORD.run(
+        sql.CLOSE_RECORD.run(
             connection,
             record_id=closed.id,
             content=closed.content,
@@ -591,7 +439,7 @@ class TurnLedger:
             name=closed.name,
         )
         if entry.next_delta:
-            _FORGET_DELTAS.run(connection, record_id=closed.id)
+            sql.FORGET_DELTAS.run(connection, record_id=closed.id)
         entry.next_delta = 0
         entry.record = closed
         self._keep(operation.key, entry)
@@ -605,7 +453,7 @@ class TurnLedger:
         by_id = {entry.record.id: entry for entry in self._entries.values()}
         for record_id in operation.record_ids:
             entry = by_id[record_id]
-            row = _GIVE_UP.one(connection, record_id=record_id, live=operation.live)
+            row = sql.GIVE_UP.one(connection, record_id=record_id, live=operation.live)
             if row is None or entry.live == operation.live:
                 continue
             sign = 1 if operation.live else -1
@@ -622,7 +470,7 @@ class TurnLedger:
         self._call_id = beginning.insert_call(connection, self.context_id, self.turn_id, operation)
 
     def _progress(self, connection: Connection, operation: Progress) -> None:
-        _PROGRESS.run(connection, call_id=self._call_id, **_news([operation]))
+        sql.PROGRESS.run(connection, call_id=self._call_id, **_news([operation]))
 
     def _usage_of(self, operation: EndCall) -> Usage:
         """The call's usage, estimated from the texts where the provider did not say."""
@@ -649,8 +497,8 @@ class TurnLedger:
         cost = None if operation.price is None else operation.price(usage)
         self._calls[self._call_id] = (usage, cost, self._response_id)
         while self._void:
-            _VOID_USAGE.run(connection, call_id=self._void.pop())
-        _END_CALL.run(
+            sql.VOID_USAGE.run(connection, call_id=self._void.pop())
+        sql.END_CALL.run(
             connection,
             call_id=self._call_id,
             finish_reason=operation.finish_reason,
@@ -669,7 +517,7 @@ class TurnLedger:
         written.cost = sum(known, Decimal(0)) if known and len(known) == len(costs) else None
 
     def _end_turn(self, connection: Connection, operation: EndTurn) -> None:
-        done = _END_TURN.run(
+        done = sql.END_TURN.run(
             connection,
             turn_id=self.turn_id,
             epoch=self._epoch,
@@ -681,12 +529,12 @@ class TurnLedger:
             raise self._lost(connection)
         if operation.chain_broken or operation.threading_id is not None:
             holds = operation.threading_id if self._saw_everything(connection) else None
-            _THREADING.run(connection, context_id=self.context_id, response_id=holds)
+            sql.THREADING.run(connection, context_id=self.context_id, response_id=holds)
 
     def _saw_everything(self, connection: Connection) -> bool:
         """Whether nobody wrote between what this turn sent and what it got back."""
         own = [entry.record.seq for entry in self._entries.values()]
-        stranger = _STRANGERS.one(
+        stranger = sql.STRANGERS.one(
             connection,
             context_id=self.context_id,
             since=self._began_seq,
