@@ -178,6 +178,9 @@ class ContextWindow:
     def set_live(self, record_ids: Iterable[int], live: bool) -> list[Record]:
         """Set whether records are sent, whatever they are now; all or none.
 
+        Returns:
+            The records; one whose text is damaged is changed all the same, and not among them.
+
         Raises:
             ConfigError: one of them is no record of this context; nothing was changed.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar, Unpack
@@ -313,9 +313,10 @@ class AsyncContextWindow:
         """Add hooks for the streams that begin from now on; they may be async."""
         await self._run(lambda core: core.add_middleware(middleware))
 
-    async def server_side_threading(self) -> bool:
-        """Whether calls go on from the provider's own copy of the conversation."""
-        return await self._run(lambda core: core.server_side_threading)
+    @property
+    def server_side_threading(self) -> Coroutine[Any, Any, bool]:
+        """Whether calls go on from the provider's own copy of the conversation; await it."""
+        return self._run(lambda core: core.server_side_threading)
 
     async def set_server_side_threading(self, enabled: bool) -> None:
         """Switch that; see ``ContextWindow.set_server_side_threading``."""

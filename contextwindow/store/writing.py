@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
 
-from contextwindow.errors import ConfigError, ContextNotFound
+from contextwindow.errors import ConfigError, ContextNotFound, RecordCorrupt
 from contextwindow.records import Record, RecordType
 from contextwindow.store.checks import check_text
 from contextwindow.store.connection import Connection
@@ -325,7 +326,11 @@ def set_live_within(
         row = _SET_LIVE.one(connection, context_id=context_id, record_id=record_id, live=live)
         if row is not None:
             changed.append(row)
-    found = [_known(connection, context_id, record_id) for record_id in ids]
+    found = []
+    for record_id in ids:
+        # A damaged record must be got rid of; its text is not shown.
+        with suppress(RecordCorrupt):
+            found.append(_known(connection, context_id, record_id))
     _apply_live(connection, context_id, changed, 1 if live else -1)
     return found
 
