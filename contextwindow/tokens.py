@@ -92,7 +92,7 @@ def download_encoding() -> bool:
     try:
         tiktoken.get_encoding(ENCODING)
     except Exception as error:  # noqa: BLE001 - offline is a normal state
-        _give_up(str(error))
+        _give_up(f"{type(error).__name__} while fetching it")
         return False
     _unavailable = False
     return load_encoding() is not None

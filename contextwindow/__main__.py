@@ -1,0 +1,5 @@
+"""``python -m contextwindow``."""
+
+from contextwindow.cli import main
+
+main()

@@ -1,0 +1,175 @@
+"""The command line: what it shows, what it refuses, and that it is documented."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contextwindow import ContextWindow
+from contextwindow.cli import main
+from contextwindow.cli.terminal import harmless
+from contextwindow.testing import FakeProvider, FakeReply, ScriptedModel, ScriptedReply
+
+ROOT = Path(__file__).resolve().parent.parent
+HOSTILE = (
+    "\x1b]52;c;ZXZpbA==\x07 \x9b31m \x1b]8;;http://x\x1b\\ \u202eevil\u2066 a\rb \x7f \U000e0041"
+)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """A database with one conversation, the last reply of which was cut off."""
+    path = str(tmp_path / "x.db")
+    model = ScriptedModel(["Fine.", ScriptedReply("It was a dark", fault="eof", fail_at=2)])
+    with ContextWindow(path, "alice", model=model, system_prompt="Be kind.") as window:
+        window.add_prompt("How are you?")
+        window.call_model()
+        window.add_prompt("Tell me a story.")
+        with pytest.raises(Exception, match="resume"):
+            window.call_model(max_resumes=0)
+    return path
+
+
+def run(*arguments: str, typed: str | None = None) -> Result:
+    return CliRunner().invoke(main, arguments, input=typed)
+
+
+def test_contexts_lists_names_and_figures(database: str) -> None:
+    assert "alice" in run("contexts", database).output
+    (line,) = run("contexts", database, "--json").output.splitlines()
+    assert json.loads(line)["records"] == 5
+
+
+def test_show_prints_roles_and_marks_a_partial(database: str) -> None:
+    output = run("show", database, "alice").output
+    assert "assistant" in output
+    assert "partial" in output
+    assert "It was" in output
+    records = [
+        json.loads(line) for line in run("show", database, "alice", "--json").output.splitlines()
+    ]
+    assert [one["role"] for one in records] == ["system", "user", "assistant", "user", "assistant"]
+    assert records[-1]["partial"] is True
+
+
+def test_looking_writes_nothing(database: str) -> None:
+    before = Path(database).read_bytes()
+    run("contexts", database)
+    run("show", database, "alice")
+    run("tail", database, "alice", "--until-idle", "0.05")
+    assert Path(database).read_bytes() == before
+
+
+def test_tail_shows_each_character_of_a_growing_reply_once(database: str) -> None:
+    words = [f"word{number} " for number in range(40)]
+    model = ScriptedModel([ScriptedReply(chunks=words, delay=0.01)])
+
+    def stream() -> None:
+        with ContextWindow(database, "alice", model=model) as window:
+            window.add_prompt("go")
+            window.call_model_streaming().until_done(lambda chunk: None)
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    result = run("tail", database, "alice", "-n", "0", "--until-idle", "0.6")
+    thread.join()
+
+    assert result.exit_code == 0, result.output
+    assert result.output.count("word39 ") == 1
+    assert "".join(words) in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["contexts", "/nowhere/x.db"], "/nowhere"),
+        (["show", "DB", "bob"], "'bob'"),
+        (["tail", "DB", "bob"], "'bob'"),
+        (["chat", "-m", "gpt-5", "DB"], "gpt-5"),
+        (["chat", "-m", "nobody:x", "DB"], "nobody"),
+        (["chat", "-m", "openai:x", "DB"], "OPENAI_API_KEY"),
+    ],
+)
+def test_an_error_is_one_line_and_status_1(
+    arguments: list[str], said: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    result = run(*[database if one == "DB" else one for one in arguments])
+    assert result.exit_code == 1
+    assert result.output.count("\n") == 1
+    assert said in result.output
+
+
+def test_a_wrong_call_is_status_2() -> None:
+    assert run("show").exit_code == 2
+    assert run("nonsense").exit_code == 2
+
+
+def test_chat_answers_and_offers_to_resume(database: str) -> None:
+    with FakeProvider() as provider:
+        provider.reply(FakeReply("It was a dark and stormy night.", continues=True))
+        provider.reply(FakeReply("You are welcome."))
+        os.environ["OPENAI_API_KEY"] = "test"
+        url = ("--base-url", provider.openai_url)
+        typed = "y\nThank you\n/quit\n"
+        result = run("chat", "-m", "openai-chat:m", "-c", "alice", *url, database, typed=typed)
+    del os.environ["OPENAI_API_KEY"]
+
+    assert result.exit_code == 0, result.output
+    assert "stormy night" in result.output
+    assert "You are welcome." in result.output
+
+
+@given(st.text())
+def test_no_text_of_a_model_reaches_the_terminal_as_a_command(text: str) -> None:
+    shown = harmless(text)
+    assert all(
+        one.isprintable() or one in "\n\t\u200c\u200d\u00ad\u3000\xa0" or one.isspace()
+        for one in shown
+    )
+    assert not {one for one in shown if ord(one) < 0x20} - {"\n", "\t"}
+    assert "".join(map(harmless, text)) == shown
+
+
+def test_escapes_and_bidi_marks_are_shown(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.db")
+    with ContextWindow(path, "c", model=ScriptedModel([HOSTILE])) as window:
+        window.add_prompt(HOSTILE)
+        window.call_model()
+    output = run("show", path, "c").output
+    for bad in "\x1b\x07\x9b\u202e\u2066\r\x7f\U000e0041":
+        assert bad not in output
+    assert "\u241b" in output
+
+
+def test_every_command_and_option_is_in_the_documents() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    for name, command in main.commands.items():
+        assert f"`contextwindow {name}" in page
+        for option in command.params:
+            if option.opts[0].startswith("-") and not getattr(option, "hidden", False):
+                assert any(one in page for one in option.opts), f"{name} {option.opts}"
+
+
+def test_the_demo_kills_a_process_and_resumes_its_reply(tmp_path: Path) -> None:
+    database = tmp_path / "demo.db"
+    done = subprocess.run(
+        [sys.executable, "-m", "contextwindow", "demo", "--fast", "--db", str(database)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resumed by: cursor" in done.stdout
+    assert database.exists()
