@@ -110,6 +110,17 @@ def bind(middleware: Iterable[Middleware]) -> Hooks:
     return hooks
 
 
+def check_all(middleware: object, *, allow_async: bool) -> list[Middleware]:
+    """*middleware* if it is a list of what can be used.
+
+    Raises:
+        ConfigError: it is no list, or one of it is no ``Middleware`` object.
+    """
+    if not isinstance(middleware, Iterable):
+        raise ConfigError(f"middleware must be a list of Middleware objects, not {middleware!r}")
+    return [check_middleware(one, allow_async=allow_async) for one in middleware]
+
+
 def check_middleware(one: object, *, allow_async: bool) -> Middleware:
     """*one* if it can be used as middleware.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypedDict
@@ -79,10 +80,11 @@ def read_options(options: Mapping[str, Any]) -> tuple[CallOptions, Driving]:
         tool_choice=_text(options, "tool_choice"),
         extra=_extra(options.get("extra")),
     )
+    resumes = _count(options, "max_resumes", least=0)
     driving = Driving(
         timeout=_seconds(options, "timeout"),
         deadline=_seconds(options, "deadline"),
-        max_resumes=_count(options, "max_resumes", least=0) or 0 if "max_resumes" in options else 2,
+        max_resumes=2 if resumes is None else resumes,
         wait_if_busy=_busy(options.get("on_busy", "raise")),
         parse=_parser(options.get("response_format")),
         recorded=_recorded(asked),
@@ -104,9 +106,10 @@ def _number(options: Mapping[str, Any], name: str) -> float | None:
     value = options.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
         raise ConfigError(f"{name} must be a number, not {value!r}")
-    return value
+    return value  # type: ignore[no-any-return]  # a number, as just seen
 
 
 def _seconds(options: Mapping[str, Any], name: str) -> float | None:
@@ -143,6 +146,9 @@ def _extra(value: Any) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise ConfigError(f"extra must be a dict of request fields, not {value!r}")
+    for name in value:
+        if not isinstance(name, str):
+            raise ConfigError(f"a field of extra must be named by a str, not {name!r}")
     return dict(value)
 
 
@@ -158,7 +164,7 @@ def _format(value: Any) -> ResponseFormat | None:
     if isinstance(value, dict):
         return ResponseFormat(name=str(value.get("title") or "reply"), schema=value)
     schema = getattr(value, "model_json_schema", None)
-    if schema is None:
+    if schema is None or not isinstance(value, type):
         raise ConfigError(f"response_format must be a pydantic model or a schema, not {value!r}")
     return ResponseFormat(name=value.__name__, schema=schema())
 
@@ -178,16 +184,19 @@ def _recorded(options: CallOptions) -> dict[str, Any]:
         "response_format": options.response_format and options.response_format.name,
         "tool_choice": options.tool_choice,
     }
-    extra = {
-        name: "…" if any(word in name.lower() for word in _SECRET) else _plain(value)
-        for name, value in options.extra.items()
-    }
-    return {name: value for name, value in {**kept, "extra": extra}.items() if value}
+    kept["extra"] = _plain(options.extra)
+    return {name: value for name, value in kept.items() if value}
 
 
 def _plain(value: Any) -> Any:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return repr(type(value).__name__)
-    return value
+    """*value* as JSON takes it, without what its name says is a secret."""
+    if isinstance(value, Mapping):
+        return {
+            str(name): "…" if any(word in str(name).lower() for word in _SECRET) else _plain(inner)
+            for name, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return repr(type(value).__name__)

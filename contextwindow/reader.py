@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from contextwindow.errors import ConfigError, ContextNotFound
@@ -84,6 +85,8 @@ class ContextReader:
 
     def calls(self, turn_id: str | None = None) -> list[Call]:
         """Requests made to providers, oldest first; of one turn if *turn_id* is given."""
+        if turn_id is not None:
+            check_turn_id(turn_id)
         with self._store.database.read() as connection:
             return reading.calls_of(connection, self._current()[0], turn_id)
 
@@ -142,10 +145,12 @@ class ContextReader:
             ContextNotFound: there is none of that name.
         """
         chosen = self._current()[1] if name is None else check_text(name, "context name")
-        context = conversations.known(self._store.database, chosen)
-        reading.figures(self._store.database, context.id)
         with self._store.database.read() as connection:
-            return conversations.stats(connection, chosen)
+            stats, guessed = conversations.stats(connection, chosen)
+        if guessed:
+            live, _ = reading.figures(self._store.database, stats.context_id)
+            stats = replace(stats, live_tokens=live)
+        return stats
 
     def export_context(self, name: str | None = None) -> dict[str, Any]:
         """A context as JSON-safe values, for ``import_context``.

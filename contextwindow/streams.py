@@ -99,6 +99,7 @@ class Stream(_StreamBase):
 
         An exception of *callback* stops the stream and comes out of here as it is.
         """
+        _check_callback(callback)
         self._turn.plan.unwatched = callback is None and not self._begun
         chunks = iter(self)
         for chunk in chunks:
@@ -178,6 +179,7 @@ class AsyncStream(_StreamBase):
 
         An exception of *callback* stops the stream and comes out of here as it is.
         """
+        _check_callback(callback)
         self._held = True
         self._turn.plan.unwatched = callback is None and not self._begun
         chunks = self.__aiter__()
@@ -217,6 +219,12 @@ class AsyncStream(_StreamBase):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _check_callback(callback: object) -> None:
+    """Raises ``ConfigError`` for what cannot be called, before anything is sent."""
+    if callback is not None and not callable(callback):
+        raise ConfigError(f"callback must be a function of one chunk, not {callback!r}")
 
 
 def _warn_if_abandoned(turn: weakref.ref[TurnRun]) -> None:

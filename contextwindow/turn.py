@@ -158,6 +158,8 @@ class TurnRun:
         self._manifest = [record.id for record in begun.records]
         for hook in plan.hooks.on_stream_start:
             yield from run_hook("on_stream_start", hook, plan.stream)
+        # Otherwise a stream and its turn hold each other, and dropping it would not end it.
+        plan.stream = None
         self._started = True
         yield from self._say(StreamStart(begun.turn_id))
         if plan.resume is None:
@@ -333,7 +335,6 @@ class TurnRun:
             if self.plan.hooks.on_stream_chunk:
                 # A hook is shown chunks that know their record.
                 yield from self._write(self._due())
-                part.record_id = self._written.ids[part.key]
         self._by_number[item.part] = part
         return part
 
@@ -538,6 +539,8 @@ class TurnRun:
 
     def _write(self, operations: list[Operation]) -> Run:
         self._written = yield Checkpoint(operations)
+        for part in self._parts:
+            part.record_id = part.record_id or self._written.ids.get(part.key, 0)
 
     def _due(self) -> list[Operation]:
         """Closings of parts that are whole and delivered, openings, and news of the call."""

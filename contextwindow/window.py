@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import Any, Unpack
 
 from contextwindow.drive import Wiring
 from contextwindow.errors import ConfigError
-from contextwindow.middleware import Middleware, bind, check_middleware
+from contextwindow.middleware import Middleware, bind, check_all, check_middleware
 from contextwindow.models import catalog
 from contextwindow.models.base import Model
 from contextwindow.options import CallArguments, Driving, read_options
@@ -71,9 +72,7 @@ class ContextWindow:
             check_text(system_prompt, "system prompt")
         self._max_tokens = _limit(max_tokens)
         self._interval = _interval(checkpoint_interval)
-        self._middleware = [
-            check_middleware(one, allow_async=self._allows_async) for one in middleware
-        ]
+        self._middleware = check_all(middleware, allow_async=self._allows_async)
         self._model, self._owns_model = _model(model)
         self._owns_store = not isinstance(database, Store)
         self._store = database if isinstance(database, Store) else Store(_place(database))
@@ -526,6 +525,7 @@ def _limit(tokens: object) -> int | None:
 def _interval(seconds: object) -> float | None:
     if seconds is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not 0 <= seconds < math.inf:  # type: ignore[operator]  # it is a number
         raise ConfigError(f"checkpoint_interval must be 0 seconds or more, not {seconds!r}")
-    return float(seconds)
+    return float(seconds)  # type: ignore[arg-type]

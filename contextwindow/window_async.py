@@ -17,7 +17,7 @@ import anyio
 
 from contextwindow.drive import Wiring
 from contextwindow.errors import ConfigError
-from contextwindow.middleware import Middleware, check_middleware
+from contextwindow.middleware import Middleware, check_all
 from contextwindow.models.base import Model
 from contextwindow.options import CallArguments, Driving
 from contextwindow.plan import Strategy, TurnPlan
@@ -31,6 +31,7 @@ from contextwindow.records import (
     TokenUsage,
     Turn,
 )
+from contextwindow.store.checks import check_ids
 from contextwindow.store.store import Store
 from contextwindow.streams import AsyncStream
 from contextwindow.window import ContextWindow, draft
@@ -88,7 +89,7 @@ class AsyncContextWindow:
         middleware: Iterable[Middleware] = (),
         checkpoint_interval: float | None = None,
     ) -> None:
-        hooks = [check_middleware(one, allow_async=True) for one in middleware]
+        hooks = check_all(middleware, allow_async=True)
         self._make: Callable[[], _Core] = partial(
             _Core,
             database,
@@ -157,7 +158,7 @@ class AsyncContextWindow:
 
     async def set_live(self, record_ids: Iterable[int], live: bool) -> list[Record]:
         """Set whether records are sent; see ``ContextWindow.set_live``."""
-        ids = list(record_ids)
+        ids = check_ids(record_ids)
         return await self._run(lambda core: core.set_live(ids, live))
 
     async def pin(self, record_id: int) -> Record:

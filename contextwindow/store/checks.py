@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Final
 
 from contextwindow.errors import ConfigError
 
 _BAD = re.compile("[\0\ud800-\udfff]")
+_LARGEST: Final = (1 << 63) - 1
 
 
 def check_text(text: object, what: str, *, empty: bool = False) -> str:
@@ -33,3 +36,47 @@ def check_text(text: object, what: str, *, empty: bool = False) -> str:
             "or replace it with '\\ufffd'"
         )
     return text
+
+
+def check_whole(value: object, what: str, *, least: int = 0) -> int:
+    """*value* if it is a whole number that a database can hold.
+
+    Raises:
+        ConfigError: it is not, or is below *least*.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LARGEST:
+        raise ConfigError(f"{what} must be a whole number of {least} or above, not {value!r:.60}")
+    return value
+
+
+def check_id(value: object, what: str) -> int:
+    """*value* if it can be the number of a *what*; SQLite would take ``"1"`` for 1.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
+        raise ConfigError(f"this context has no {what} {value!r:.60}; ids are whole numbers")
+    return value
+
+
+def check_ids(values: object) -> list[int]:
+    """*values* if they can be ids of records.
+
+    Raises:
+        ConfigError: they are no list, or one of them is no id.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ConfigError(f"record ids must be a list of whole numbers, not {values!r:.60}")
+    return [check_id(value, "record") for value in values]
+
+
+def check_flag(value: object, what: str) -> bool:
+    """*value* if it is True or False: a database would store another number as it is.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(value, bool):
+        return value
+    raise ConfigError(f"{what} must be True or False, not {value!r:.60}")

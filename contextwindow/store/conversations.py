@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from contextwindow.errors import ConfigError, ContextNotFound, StoreError
 from contextwindow.records import Context, ContextStats, RecordType
-from contextwindow.store.checks import check_text
+from contextwindow.store.checks import check_id, check_text
 from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
 from contextwindow.store.failures import Conflict
@@ -36,7 +36,9 @@ FORMAT: Final = "contextwindow/1"
 _BY_NAME = Statement(sa.select(*CONTEXT_COLUMNS).where(contexts.c.name == _bind("name")))
 _BY_ID = Statement(sa.select(*CONTEXT_COLUMNS).where(contexts.c.id == _bind("context_id")))
 _ALL = Statement(sa.select(*CONTEXT_COLUMNS).order_by(contexts.c.start_time.desc(), contexts.c.id))
-_STATS = Statement(sa.select(*STATS_COLUMNS).where(contexts.c.name == _bind("name")))
+_STATS = Statement(
+    sa.select(*STATS_COLUMNS, contexts.c.uncounted).where(contexts.c.name == _bind("name"))
+)
 _ALL_STATS = Statement(
     sa.select(*STATS_COLUMNS).order_by(contexts.c.start_time.desc(), contexts.c.id)
 )
@@ -246,16 +248,19 @@ def all_contexts(connection: Connection) -> list[Context]:
     return [to_context(row) for row in _ALL.all(connection)]
 
 
-def stats(connection: Connection, name: str) -> ContextStats:
-    """Figures of one context, from its counters.
+def stats(connection: Connection, name: str) -> tuple[ContextStats, bool]:
+    """Figures of one context, from its counters, and whether some of its tokens were guessed.
 
     Raises:
         ContextNotFound: there is none of that name.
     """
     row = _STATS.one(connection, name=name)
     if row is None:
-        raise ContextNotFound(f"{connection.location} has no context called {name!r}")
-    return to_stats(row)
+        raise ContextNotFound(
+            f"{connection.location} has no context called {name!r}; list_contexts() names those "
+            "it has"
+        )
+    return to_stats(row), bool(row[-1])
 
 
 def all_stats(connection: Connection) -> list[ContextStats]:
@@ -293,6 +298,8 @@ def copy(database: Database, context: Context, name: str, at: int | None = None)
         ContextNotFound: *context* was deleted.
     """
     check_text(name, "context name")
+    if at is not None:
+        check_id(at, "record")
     with database.write(boundary=True) as connection:
         lock(connection, context.id)
         source = by_id(connection, context.id) or context

@@ -98,6 +98,7 @@ class TurnLedger:
         self._call_id = 0
         self._live_tokens = 0
         self._began_seq = 0
+        self._sent: object = None
         self._renewed = 0.0
         self._calls: dict[int, tuple[Usage, Decimal | None, str | None]] = {}
         self._response_id: str | None = None
@@ -116,6 +117,8 @@ class TurnLedger:
         with self._database.write() as connection:
             now = self._database.now(connection)
             started = beginning.begin(connection, self.context_id, wanted, now, self.lease)
+            if started.begun.threaded:
+                self._sent = self._live_before(connection, started.next_seq, started.begun.turn_id)
         self.turn_id = started.begun.turn_id
         self._epoch = started.epoch
         self._call_id = started.call_id
@@ -532,7 +535,9 @@ class TurnLedger:
             sql.THREADING.run(connection, context_id=self.context_id, response_id=holds)
 
     def _saw_everything(self, connection: Connection) -> bool:
-        """Whether nobody wrote between what this turn sent and what it got back."""
+        """Whether nobody wrote between what this turn sent and what it got back, or changed it."""
+        if self._live_before(connection, self._began_seq, self.turn_id) != self._sent:
+            return False
         own = [entry.record.seq for entry in self._entries.values()]
         stranger = sql.STRANGERS.one(
             connection,
@@ -542,6 +547,9 @@ class TurnLedger:
             turn_id=self.turn_id,
         )
         return stranger is None
+
+    def _live_before(self, connection: Connection, seq: int, turn_id: str) -> object:
+        return sql.SENT.one(connection, context_id=self.context_id, since=seq, turn_id=turn_id)
 
 
 def _columns(usage: Usage) -> dict[str, Any]:

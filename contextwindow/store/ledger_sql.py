@@ -164,3 +164,12 @@ STRANGERS = Statement(
     .where(sa.or_(records.c.turn_id.is_(None), records.c.turn_id != _bind("turn_id")))
     .limit(1)
 )
+
+# Two numbers that change when a record is taken out of what was sent, or put back into it.
+SENT = Statement(
+    sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(records.c.id), 0))
+    .where(records.c.context_id == _bind("context_id"))
+    .where(records.c.live)
+    .where(records.c.seq < _bind("since"))
+    .where(sa.or_(records.c.turn_id.is_(None), records.c.turn_id != _bind("turn_id")))
+)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from contextwindow import tokens
 from contextwindow.errors import ConfigError, ContextNotFound
 from contextwindow.records import Call, Record, RecordType, Turn
+from contextwindow.store.checks import check_id, check_whole
 from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
 from contextwindow.store.rows import (
@@ -141,10 +142,11 @@ def page(
     Raises:
         ConfigError: *after* is no record of the context, or *limit* is below 0.
     """
-    if limit is not None and limit < 0:
-        raise ConfigError(f"limit must be 0 or above, not {limit}")
+    if limit is not None:
+        check_whole(limit, "limit")
     place: tuple[Any, ...] | None = (-1, -1)
     if after is not None:
+        check_id(after, "record")
         place = _PLACE.one(connection, context_id=context_id, record_id=after)
         if place is None:
             raise ConfigError(f"this context has no record {after!r}")
@@ -194,6 +196,7 @@ def manifest(connection: Connection, context_id: str, call_id: int) -> list[Reco
     Raises:
         ConfigError: the context has no such call.
     """
+    check_id(call_id, "call")
     row = _CALL.one(connection, context_id=context_id, call_id=call_id)
     if row is None:
         raise ConfigError(f"this context has no call {call_id!r}")

@@ -92,11 +92,18 @@ class SQLiteDatabase:
             raise translated(error, self.location.text) from error
         raw: Any = fairy.dbapi_connection
         connection = self._new_connection()
+        self._active.add(connection)
         try:
-            with self._reading(connection, raw):
-                yield connection
+            raw.execute("BEGIN")
+            connection.attach(raw)
+            yield connection
+        except sqlite3.Error as error:
+            raise translated(error, self.location.text) from error
         finally:
+            self._active.discard(connection)
+            connection.attach(ENDED)
             if self._readers is not None:  # else a fork or a replaced file: not to be touched
+                _roll_back(raw)
                 fairy.close()
 
     def now(self, connection: Connection) -> float:
@@ -302,21 +309,6 @@ class SQLiteDatabase:
 
     def _new_connection(self) -> Connection:
         return Connection("sqlite", self.location.text, sqlite3.Error)
-
-    @contextmanager
-    def _reading(self, connection: Connection, raw: sqlite3.Connection) -> Iterator[None]:
-        self._active.add(connection)
-        try:
-            raw.execute("BEGIN")
-            connection.attach(raw)
-            yield
-        except sqlite3.Error as error:
-            raise translated(error, self.location.text) from error
-        finally:
-            self._active.discard(connection)
-            connection.attach(ENDED)
-            if self._readers is not None:
-                _roll_back(raw)
 
     @contextmanager
     def _read_memory(self) -> Iterator[Connection]:

@@ -113,7 +113,7 @@ class Store:
         with self._database.read() as connection:
             if name is None:
                 return conversations.all_stats(connection)
-            return conversations.stats(connection, name)
+            return conversations.stats(connection, name)[0]
 
     def turns(self, state: str | None = None) -> list[Turn]:
         """Turns of every context, oldest first; only those in *state* if it is given."""

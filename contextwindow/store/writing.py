@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from contextwindow.errors import ConfigError, ContextNotFound, RecordCorrupt
 from contextwindow.records import Record, RecordType
-from contextwindow.store.checks import check_text
+from contextwindow.store.checks import check_flag, check_id, check_ids, check_text, check_whole
 from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
 from contextwindow.store.rows import LIVE_ORDER, RECORD_COLUMNS, measure, to_record
@@ -226,9 +226,15 @@ def add_tool_call(
     """
     if isinstance(arguments, str):
         text = check_text(arguments, "arguments of a tool call", empty=True)
+    elif not isinstance(arguments, dict):
+        raise ConfigError(
+            f"arguments of tool call {name!r} must be a dict or JSON text, not {arguments!r:.60}"
+        )
     else:
         try:
-            text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+            text = json.dumps(
+                arguments, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+            )
         except (TypeError, ValueError) as error:
             raise ConfigError(f"arguments of tool call {name!r} are not JSON: {error}") from error
         check_text(text, "arguments of a tool call")
@@ -287,9 +293,11 @@ def set_live(database: Database, context_id: str, ids: Iterable[int], live: bool
     Raises:
         ConfigError: a record is not of this context.
     """
+    chosen = check_ids(ids)
+    check_flag(live, "live")
     with database.write(boundary=True) as connection:
         lock(connection, context_id)
-        return set_live_within(connection, context_id, list(ids), live)
+        return set_live_within(connection, context_id, chosen, live)
 
 
 def set_live_range(
@@ -300,6 +308,9 @@ def set_live_range(
     Raises:
         ConfigError: the range is not within the live records.
     """
+    check_flag(live, "live")
+    check_whole(start, "start of a range", least=-1)
+    check_whole(end, "end of a range", least=-1)
     if start < 0 or end < start:
         raise ConfigError(f"invalid range {start}..{end}: start at 0 or above, end not before it")
     with database.write(boundary=True) as connection:
@@ -356,6 +367,7 @@ def set_pinned(database: Database, context_id: str, record_id: int, pinned: bool
     Raises:
         ConfigError: the record is not of this context.
     """
+    check_id(record_id, "record")
     with database.write() as connection:
         lock(connection, context_id)
         _PIN.run(connection, context_id=context_id, record_id=record_id, pinned=pinned)
