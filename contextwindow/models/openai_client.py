@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from contextwindow.errors import ConfigError, InvalidRequest, ModelError, StreamInterrupted
+from contextwindow.models.arrived import Arrived
 from contextwindow.models.base import Model, Request
 from contextwindow.models.openai_errors import names_a_key, redacted, translated
 from contextwindow.models.sse import AnswerReader
@@ -243,6 +244,8 @@ class _SourceCore:
         self._timeout = timeout
         content_type = self._http.headers.get("content-type", "")
         self._answer = AnswerReader(content_type, model.name, model.provider)
+        self._arrived = Arrived(self._http)
+        self._late: Exception | None = None
         self._aborted = False
         self._ended = False
         self._closed = False
@@ -260,6 +263,12 @@ class _SourceCore:
                 socket.socket.shutdown(raw, socket.SHUT_RDWR)
             else:
                 raw.shutdown(socket.SHUT_RDWR)
+
+    def _raise_late(self) -> None:
+        """Raise what went wrong behind the pieces that were given out last."""
+        error, self._late = self._late, None
+        if error is not None:
+            raise self._failure(error) from self._model.quotable(error)
 
     def _take(self, chunk: bytes | None) -> list[Any]:
         if self._aborted:
@@ -294,10 +303,19 @@ class Source(_SourceCore):
     def read(self) -> list[Any] | None:
         """Parsed events of one network read; see ``EventSource.read``."""
         while not self._ended:
+            self._raise_late()
+            pieces: list[bytes] = []
             try:
                 chunk = next(self._chunks, None)
+                while chunk is not None and self._arrived:
+                    pieces.append(chunk)
+                    chunk = next(self._chunks, b"")
             except Exception as error:  # noqa: BLE001 - each transport has exceptions of its own
-                raise self._failure(error) from self._model.quotable(error)
+                self._late, chunk = error, b""
+                if not pieces:
+                    self._raise_late()
+            if pieces and chunk is not None:
+                chunk = b"".join((*pieces, chunk))
             events = self._take(chunk)
             if events:
                 return events
@@ -326,10 +344,19 @@ class AsyncSource(_SourceCore):
     async def read(self) -> list[Any] | None:
         """Parsed events of one network read; see ``EventSource.read``."""
         while not self._ended:
+            self._raise_late()
+            pieces: list[bytes] = []
             try:
                 chunk = await anext(self._chunks, None)
+                while chunk is not None and self._arrived:
+                    pieces.append(chunk)
+                    chunk = await anext(self._chunks, b"")
             except Exception as error:  # noqa: BLE001 - each transport has exceptions of its own
-                raise self._failure(error) from self._model.quotable(error)
+                self._late, chunk = error, b""
+                if not pieces:
+                    self._raise_late()
+            if pieces and chunk is not None:
+                chunk = b"".join((*pieces, chunk))
             events = self._take(chunk)
             if events:
                 return events
