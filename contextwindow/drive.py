@@ -100,6 +100,7 @@ class BlockingDriver:
             if self._timer is not None:
                 self._timer.cancel()
             self._close()
+            self._wiring.ledger.give_up()
 
     def _run(self, turn: Run) -> Generator[StreamChunk, None, None]:
         step: Callable[[Any], Any] = turn.send
@@ -237,6 +238,7 @@ class AsyncDriver:
         timer = None
         if self._wiring.deadline is not None:
             timer = self._loop.call_later(self._wiring.deadline, self.stop, "deadline")
+        ledger = self._wiring.ledger
         step: Callable[[Any], Any] = turn.send
         answer: Any = None
         try:
@@ -251,6 +253,8 @@ class AsyncDriver:
                         answer = yield want
                     elif want is NEXT:
                         answer = await self._source.read()  # type: ignore[union-attr]
+                    elif type(want) is Checkpoint and ledger.defer(want):
+                        answer = ledger.written
                     else:
                         answer = await self._answer(want)
                 except BaseException as error:  # noqa: BLE001 - the turn decides what to do
@@ -259,14 +263,12 @@ class AsyncDriver:
             if timer is not None:
                 timer.cancel()
             await self._close()
+            self._wiring.ledger.give_up()
 
     async def _answer(self, want: Effect) -> Any:
         match want:
             case Checkpoint():
-                ledger = self._wiring.ledger
-                if ledger.defer(want):
-                    return ledger.written
-                return await self._write(ledger.apply, want)
+                return await self._write(self._wiring.ledger.apply, want)
             case OpenCall():
                 await self._open(want.request)
             case BeginTurn():

@@ -44,9 +44,11 @@ from contextwindow.effects import (
 )
 from contextwindow.errors import (
     ConfigError,
+    ContextNotFound,
     MiddlewareError,
     ModelError,
     ModelTimeout,
+    StoreError,
     StreamInterrupted,
     TurnLost,
 )
@@ -118,8 +120,10 @@ class TurnRun:
             except _Cancelled:
                 yield from self._finish("cancelled", "cancelled", None)
         except BaseException as error:
-            yield from self._fail(error)
-            raise
+            last = yield from self._fail(error)
+            if last is error:
+                raise
+            raise last  # noqa: B904 - it came while *error* was handled, and says so
 
     def _turn(self) -> Run:
         request = yield from self._begin()
@@ -480,31 +484,55 @@ class TurnRun:
             self.reply = reply = replace(reply, parsed=self.plan.parse(reply.text))
         yield from self._say(Done(reply))
 
-    def _fail(self, error: BaseException) -> Run:
-        """Store what arrived; tell hooks and reader, unless the reader is the one who left."""
+    def _fail(self, error: BaseException) -> Generator[Effect | StreamChunk, Any, BaseException]:
+        """Store what arrived; tell hooks and reader, unless the reader is the one who left.
+
+        Returns:
+            What is to be raised: *error*, or what went wrong after it.
+        """
         begun = self._begun
         if begun is None:
-            return
+            return error
         reader_left = self._at_reader or not isinstance(error, Exception)
         yield CLOSE
         if not self._written.ended and not isinstance(error, TurnLost):
-            operations = self._abandon()
-            state = self._state_after(error)
-            reason = None if state == "cancelled" else _describe(error)
-            ended: FinishReason | None = "cancelled" if state == "cancelled" else None
-            operations.append(self._end_call(reason, None, ended))
-            operations.append(self._end_turn(state, reason))
-            self._written = yield Checkpoint(operations, boundary=True)
+            try:
+                yield from self._store_failure(error)
+            except (StoreError, ContextNotFound, TurnLost) as refused:
+                # A reader's own exception comes out as it is; closing a stream raises none.
+                if isinstance(error, GeneratorExit):
+                    raise
+                note = f"what arrived last of turn {begun.turn_id} could not be stored: {refused}"
+                _log.warning("%s", note)
+                if not reader_left and isinstance(error, (ModelError, MiddlewareError)):
+                    error = refused
+                elif error is not refused:
+                    error.add_note(note)
         if isinstance(error, ModelError):
             error.turn_id = begun.turn_id
             error.partial_text = error.partial_text or self._text()
         if reader_left:
-            return
+            return error
+        told = error
         for hook in self.plan.hooks.on_stream_error:
-            yield from run_hook("on_stream_error", hook, error)
+            try:
+                yield from run_hook("on_stream_error", hook, told)
+            except MiddlewareError as worse:
+                error = worse
         if not self._started:
             yield StreamStart(begun.turn_id)
         yield StreamFailed(error)
+        return error
+
+    def _store_failure(self, error: BaseException) -> Run:
+        """Write the end of a turn that *error* has ended."""
+        operations = self._abandon()
+        state = self._state_after(error)
+        reason = None if state == "cancelled" else _describe(error)
+        ended: FinishReason | None = "cancelled" if state == "cancelled" else None
+        operations.append(self._end_call(reason, None, ended))
+        operations.append(self._end_turn(state, reason))
+        self._written = yield Checkpoint(operations, boundary=True)
 
     def _state_after(self, error: BaseException) -> TurnState:
         if not isinstance(error, Exception):
@@ -516,18 +544,23 @@ class TurnRun:
 
     def _abandon(self) -> list[Operation]:
         """Close every part at what was delivered of it."""
+        inside = bool(self._segment)
         for _, part, size in self._segment[self._sent :]:
             part.length -= size
             part.cut = True
+        del self._segment[self._sent :]
         if self._sent:
             self._cursor = self._cursors[self._sent - 1]
         operations = self._opening
         self._opening = []
         for part in self._parts:
+            # A checkpoint that was refused may have held its closing.
+            closed = part.key in self._written.records
+            whole = part.ended or not (part.open or closed)
             # Inside a segment the end of a part may lie beyond what was delivered.
-            if part.ended and not part.cut and not self._segment:
+            if whole and not (part.cut or part.dead or inside):
                 operations.append(part.close(self._response_id()))
-            elif part.open or part.ended:
+            elif part.open or whole:
                 operations.append(part.close_partial())
         if self._decoder is not None:
             self._cursors.clear()

@@ -21,7 +21,7 @@ WORDS = [f"w{number} " for number in range(1_000)]
 @pytest.mark.parametrize("kind", [OpenAIChatModel, OpenAIResponsesModel])
 def test_a_burst_is_read_in_few_pieces_and_whole(kind: Any) -> None:
     with FakeProvider() as provider:
-        provider.reply(FakeReply(WORDS))
+        provider.reply(FakeReply(chunks=WORDS))
         model = kind("m", base_url=provider.openai_url, api_key="k")
         request = model.request([], CallOptions())
         decoder = model.decoder(request)
@@ -54,7 +54,7 @@ def test_a_burst_is_read_whole_on_an_event_loop() -> None:
         return reads, text
 
     with FakeProvider() as provider:
-        provider.reply(FakeReply(WORDS))
+        provider.reply(FakeReply(chunks=WORDS))
         reads, text = asyncio.run(main(provider.openai_url))
     assert text == "".join(WORDS)
     assert reads < len(WORDS) / 5

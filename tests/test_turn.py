@@ -100,19 +100,17 @@ class Hand:
         """Play the turn; *fail* maps ``"chunk 3"``, ``"read 1"`` … to what is thrown there."""
         fail = dict(fail or {})
         steps = self.turn.run()
-        step, answer = steps.send, None
+        answer: Any = None
+        thrown: BaseException | None = None
         while True:
             try:
-                want = step(answer)  # type: ignore[arg-type]
+                want = steps.throw(thrown) if thrown is not None else steps.send(answer)
             except StopIteration:
                 return None
             except BaseException as error:
                 return error
             name, answer = self._answer(want)
-            error = fail.pop(name, None)
-            step = steps.send  # type: ignore[assignment]
-            if error is not None:
-                step, answer = steps.throw, error  # type: ignore[assignment]
+            thrown = fail.pop(name, None)
 
     def _answer(self, want: Any) -> tuple[str, Any]:
         if isinstance(want, StreamChunk):

@@ -298,7 +298,9 @@ class Source(_SourceCore):
         self, model: OpenAIModel, manager: Any, response: Any, timeout: float | None
     ) -> None:
         super().__init__(model, manager, response, timeout)
-        self._chunks = self._http.iter_bytes()
+        # Without an encoding the raw bytes are the bytes, two layers cheaper.
+        encoded = "content-encoding" in self._http.headers
+        self._chunks = self._http.iter_bytes() if encoded else self._http.iter_raw()
 
     def read(self) -> list[Any] | None:
         """Parsed events of one network read; see ``EventSource.read``."""
@@ -339,7 +341,8 @@ class AsyncSource(_SourceCore):
         self, model: OpenAIModel, manager: Any, response: Any, timeout: float | None
     ) -> None:
         super().__init__(model, manager, response, timeout)
-        self._chunks = self._http.aiter_bytes()
+        encoded = "content-encoding" in self._http.headers
+        self._chunks = self._http.aiter_bytes() if encoded else self._http.aiter_raw()
 
     async def read(self) -> list[Any] | None:
         """Parsed events of one network read; see ``EventSource.read``."""

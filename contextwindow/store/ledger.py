@@ -28,7 +28,7 @@ from contextwindow.effects import (
 )
 from contextwindow.errors import ContextNotFound, StoreError, TurnLost
 from contextwindow.records import Record, Usage, defer_tokens
-from contextwindow.store import beginning
+from contextwindow.store import beginning, leases
 from contextwindow.store import ledger_sql as sql
 from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
@@ -161,7 +161,8 @@ class TurnLedger:
             StoreError: the database refused; nothing was written.
         """
         with self._lock:
-            operations = [*self._drain(), *checkpoint.operations]
+            deferred = self._drain()
+            operations = [*deferred, *checkpoint.operations]
             if not operations:
                 return self.written
             kept = self._state()
@@ -170,6 +171,7 @@ class TurnLedger:
                     self._run(connection, operations)
             except BaseException:
                 self._restore(kept)
+                self._waiting.extendleft(reversed(deferred))
                 raise
             if type(operations[-1]) is EndTurn:
                 self.written.ended = True
@@ -179,12 +181,20 @@ class TurnLedger:
     def _state(self) -> tuple[Any, ...]:
         """What a transaction that is rolled back must not have changed."""
         entries = {key: copy(entry) for key, entry in self._entries.items()}
-        return entries, self._call_id, self._response_id, dict(self._calls)
+        closed = dict(self.written.records)
+        return entries, closed, self._call_id, self._response_id, dict(self._calls)
 
     def _restore(self, state: tuple[Any, ...]) -> None:
-        self._entries, self._call_id, self._response_id, self._calls = state
+        self._entries, closed, self._call_id, self._response_id, self._calls = state
+        self.written.records = closed
         for key in set(self.written.ids) - set(self._entries):
             del self.written.ids[key]
+
+    def give_up(self) -> None:
+        """Nobody drives the turn any more: if its end could not be written, others settle it."""
+        if self.turn_id and not self.written.ended:
+            leases.given_up.add(self.turn_id)
+            self._checkpointer.remove(self)
 
     def needs_attention(self, now: float) -> bool:
         """Whether the checkpointer has something to do for this turn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -49,8 +50,7 @@ class Store:
         lease_seconds: float = 30.0,
         read_only: bool = False,
     ) -> None:
-        if not lease_seconds > 0:
-            raise ConfigError(f"lease_seconds must be above 0, not {lease_seconds!r}")
+        _check_lease(lease_seconds)
         self._database = Database(
             database, synchronous=synchronous, journal_mode=journal_mode, read_only=read_only
         )
@@ -175,3 +175,9 @@ class Store:
         if self._executor is not None:
             self._executor.shutdown(wait=True)
         self._database.close()
+
+
+def _check_lease(seconds: object) -> None:
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not 0 < seconds < math.inf:  # type: ignore[operator]  # it is a number
+        raise ConfigError(f"lease_seconds must be a number above 0, not {seconds!r}")

@@ -232,9 +232,7 @@ def add_tool_call(
         )
     else:
         try:
-            text = json.dumps(
-                arguments, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-            )
+            text = json.dumps(arguments, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"arguments of tool call {name!r} are not JSON: {error}") from error
         check_text(text, "arguments of a tool call")

@@ -1,0 +1,40 @@
+"""``python -m benchmarks [NAME …] [--quick]``: measures, prints a table, fails on a miss."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks import append, chunks, cold, reads, streams, writers
+from benchmarks.report import machine, table
+
+PARTS = {
+    "chunks": chunks.measure,
+    "streams": streams.measure,
+    "append": append.measure,
+    "reads": reads.measure,
+    "cold": cold.measure,
+    "writers": writers.measure,
+}
+
+
+def main() -> int:
+    """Run what was asked for; 1 when a target is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("parts", nargs="*", metavar="NAME", help=", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    asked = parser.parse_args()
+    unknown = set(asked.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
+    figures = []
+    for name in asked.parts or PARTS:
+        print(f"measuring {name} …", file=sys.stderr)
+        figures += PARTS[name](3 if asked.quick else 7)
+    print(f"{machine()}; `python -m benchmarks`\n")
+    print(table(figures))
+    return 0 if all(one.holds for one in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
