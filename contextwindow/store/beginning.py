@@ -192,8 +192,9 @@ def release(connection: Connection, context_id: str, now: float) -> bool:
     running = leases.RUNNING.one(connection, context_id=context_id)
     if running is None:
         return False
-    turn_id, owner, expires, started, _ = running
-    if expires >= now and turn_id not in leases.given_up and not leases.is_gone(owner):
+    turn_id, owner, expires, started, epoch = running
+    left = (turn_id, epoch)
+    if expires >= now and left not in leases.given_up and not leases.is_gone(owner):
         raise TurnBusy(
             f"turn {turn_id} has been running on this context since "
             f"{parse_time(started):%Y-%m-%d %H:%M:%S} UTC, held by {owner}; wait for it, or "
@@ -202,7 +203,7 @@ def release(connection: Connection, context_id: str, now: float) -> bool:
             owner=owner,
         )
     leases.settle(connection, context_id, turn_id)
-    leases.given_up.discard(turn_id)
+    leases.given_up.discard(left)
     return True
 
 

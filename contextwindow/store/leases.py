@@ -92,8 +92,11 @@ _LIVE_TOKENS = Statement(
     sa.select(contexts.c.live_tokens).where(contexts.c.id == _bind("context_id"))
 )
 
-given_up: Final[set[str]] = set()
-"""Turns of this process whose end could not be written: nobody has to wait for their lease."""
+given_up: Final[set[tuple[str, int]]] = set()
+"""Turns, with their epoch, that this process has left without being able to write their end.
+
+Nobody has to wait for their lease.
+"""
 
 DIED: Final = "its process ended before the turn did"
 

@@ -193,7 +193,7 @@ class TurnLedger:
     def give_up(self) -> None:
         """Nobody drives the turn any more: if its end could not be written, others settle it."""
         if self.turn_id and not self.written.ended:
-            leases.given_up.add(self.turn_id)
+            leases.given_up.add((self.turn_id, self._epoch))
             self._checkpointer.remove(self)
 
     def needs_attention(self, now: float) -> bool:
