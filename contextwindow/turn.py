@@ -201,9 +201,11 @@ class TurnRun:
                 records = newer
         self._threaded_from = options.previous_response_id
         if plan.hooks.on_call_start:
-            call = CallStart(records, plan.model.name, begun.turn_id)
+            call = CallStart(list(records), plan.model.name, begun.turn_id)
             for hook in plan.hooks.on_call_start:
                 yield from run_hook("on_call_start", hook, call)
+            # What the provider keeps is then not what the database has.
+            self._spliced = self._spliced or call.records != records
             records = call.records
         yield from self._note_call([record.id for record in records if record.id])
         return plan.model.request(records, options)

@@ -40,10 +40,12 @@ class Death:
         return "".join(text for at, text in self.shown if at < moment)
 
 
-def kill_while_streaming(database: str, *, interval: float, mode: str, after: float) -> Death:
+def kill_while_streaming(
+    database: str, *, interval: float, mode: str, after: float, context: str = CONTEXT
+) -> Death:
     """Start a child that streams, and kill it *after* seconds of text."""
     parent_end, child_end = _context.Pipe(duplex=False)
-    child = _context.Process(target=_stream, args=(database, interval, mode, child_end))
+    child = _context.Process(target=_stream, args=(database, interval, mode, context, child_end))
     child.start()
     child_end.close()
     death = Death()
@@ -74,13 +76,13 @@ def kill_while_streaming(database: str, *, interval: float, mode: str, after: fl
     return death
 
 
-def _stream(database: str, interval: float, mode: str, pipe: Any) -> None:
+def _stream(database: str, interval: float, mode: str, context: str, pipe: Any) -> None:
     def show(text: str) -> None:
         pipe.send((time.monotonic(), text))
 
     model = ScriptedModel([ScriptedReply(chunks=CHUNKS, delay=0.0005)])
     if mode == "sync":
-        with ContextWindow(database, CONTEXT, model=model, checkpoint_interval=interval) as window:
+        with ContextWindow(database, context, model=model, checkpoint_interval=interval) as window:
             window.add_prompt("go")
             for chunk in window.call_model_streaming():
                 if chunk.delta:
@@ -89,7 +91,7 @@ def _stream(database: str, interval: float, mode: str, pipe: Any) -> None:
 
     async def main() -> None:
         async with AsyncContextWindow(
-            database, CONTEXT, model=model, checkpoint_interval=interval
+            database, context, model=model, checkpoint_interval=interval
         ) as window:
             await window.add_prompt("go")
             async with window.call_model_streaming() as stream:

@@ -78,3 +78,26 @@ def test_a_prompt_can_be_added_instead_of_resuming(tmp_path: Path) -> None:
         sent = [record.content for record in model.requests[0].records]
         assert sent == ["go", partial, "never mind"]
         assert window.interrupted() == []
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("interval", [0.0, 0.1])
+def test_sigkill_keeps_what_was_shown_on_postgresql(
+    postgresql: str, mode: str, interval: float
+) -> None:
+    chance = random.Random()
+    for number in range(max(1, KILLS // 50)):
+        after = chance.uniform(0.0, 0.25)
+        context = f"killed {number}"
+        death = kill_while_streaming(
+            postgresql, interval=interval, mode=mode, after=after, context=context
+        )
+        before = death.text_before(death.killed_at - interval - GRACE)
+        shown = before if interval else death.text
+        with Store(postgresql) as store:
+            window = ContextWindow(store, context, model=ScriptedModel(["the rest"]))
+            stored = window.live_records()[-1].content
+            assert stored.startswith(shown)
+            assert "".join(CHUNKS).startswith(stored)
+            assert window.resume().text == stored + "the rest"
+            assert recount(store) == []

@@ -110,8 +110,10 @@ def _figures(window: ContextWindow, strategy: str, wait: float) -> None:
     click.echo(f"resumed by: {strategy}; first new chunk {wait * 1000:.0f} ms after opening")
     for call in window.calls():
         used = call.usage.total_tokens if call.usage else 0
-        how = "cut off" if call.error else f"{call.finish_reason}, {call.duration or 0:.1f} s"
-        click.echo(f"call {call.id}: {how}, {used} tokens, sent records {call.manifest}")
+        tokens = f"{used} tokens" if used else "its tokens are counted by the next call"
+        how = "cut off" if call.error else f"{call.finish_reason} after {call.duration or 0:.1f} s"
+        sent = f"sent records {call.manifest}" if call.manifest else "read on where it had stopped"
+        click.echo(f"call {call.id}: {sent}; {how}; {tokens}")
 
 
 def _step(title: str, rest: str) -> None:
