@@ -22,6 +22,9 @@ from contextwindow import (
     Store,
     StreamChunk,
 )
+from contextwindow.testing import ScriptedModel
+
+COUNT = "one two three four five six"
 
 STREAMS = ("call_model_streaming", "resume_streaming")
 
@@ -235,3 +238,30 @@ def check_order(chunks: list[StreamChunk], reply: Reply | None) -> None:
         live = [r for r in reply.records if r.source is RecordType.MODEL_RESPONSE]
         assert "".join(contents(live)) == reply.text
         assert kinds.index("usage_report") == len(kinds) - 2
+
+
+def ready(run: Open, database: str, *script: Any, **options: Any) -> ContextWindow:
+    """A window with a prompt, whose model answers with *script*."""
+    model = ScriptedModel(script or [COUNT, "next reply"], **options.pop("model", {}))
+    window = run(database, "chat", model=model, **options)
+    window.add_prompt("count")
+    return window
+
+
+def read(stream: Any) -> tuple[list[StreamChunk], Exception | None]:
+    """The chunks of *stream*, and what it raised at the end."""
+    chunks: list[StreamChunk] = []
+    try:
+        for chunk in stream:
+            chunks.append(chunk)  # noqa: PERF402 - those before an error count
+    except Exception as error:
+        return chunks, error
+    return chunks, None
+
+
+def usable(window: ContextWindow, database: str) -> None:
+    """Asserts that a stream which ended early has left all in order."""
+    assert "running" not in states(window)
+    assert problems(database) == []
+    window.add_prompt("and now?")
+    assert window.call_model().text == "next reply"
