@@ -67,6 +67,10 @@ class Wiring:
         self.deadline = deadline
         self.wait_if_busy = wait_if_busy
 
+    def warm_up(self) -> None:
+        """Have the encoding loaded for the next reply: beside a stream it would hold it up."""
+        self.store.warm_up(download=not self.model.opens_at_once)
+
 
 class BlockingDriver:
     """Drives one turn in the caller's thread."""
@@ -100,6 +104,7 @@ class BlockingDriver:
             if self._timer is not None:
                 self._timer.cancel()
             self._close()
+            self._wiring.warm_up()
             self._wiring.ledger.give_up()
 
     def _run(self, turn: Run) -> Generator[StreamChunk, None, None]:
@@ -154,7 +159,6 @@ class BlockingDriver:
     def _open(self, request: Request) -> None:
         """Open the call where it can be given up: a connect or a slow header may take minutes."""
         wiring = self._wiring
-        wiring.store.warm_up(download=not wiring.model.opens_at_once)
         if wiring.model.opens_at_once:
             self._source = wiring.model.open(request, timeout=wiring.timeout)
         else:
@@ -263,6 +267,7 @@ class AsyncDriver:
             if timer is not None:
                 timer.cancel()
             await self._close()
+            self._wiring.warm_up()
             self._wiring.ledger.give_up()
 
     async def _answer(self, want: Effect) -> Any:
@@ -318,7 +323,6 @@ class AsyncDriver:
 
     async def _open(self, request: Request) -> None:
         wiring = self._wiring
-        wiring.store.warm_up(download=not wiring.model.opens_at_once)
         self._opening = asyncio.ensure_future(
             wiring.model.open_async(request, timeout=wiring.timeout)
         )

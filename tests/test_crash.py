@@ -14,7 +14,7 @@ from contextwindow import ContextWindow, Store
 from contextwindow.testing import ScriptedModel
 
 KILLS = int(os.environ.get("CONTEXTWINDOW_KILLS", "200"))
-GRACE = 0.25
+GRACE = 0.1
 """Seconds beyond the interval that the flushing thread of a busy machine may need."""
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a POSIX signal")

@@ -94,7 +94,8 @@ class Checkpointer:
         while not self._closed:
             woken = self._wake.wait(self._beat)
             if woken and not self._closed:
-                time.sleep(self._interval)
+                # Half of it, so that what is older than the interval is written for sure.
+                time.sleep(self._interval / 2)
             self._wake.clear()
             self.flush()
             with self._lock:
