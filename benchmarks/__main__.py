@@ -22,18 +22,20 @@ def main() -> int:
     """Run what was asked for; 1 when a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("parts", nargs="*", metavar="NAME", help=", ".join(PARTS))
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     asked = parser.parse_args()
     unknown = set(asked.parts) - set(PARTS)
     if unknown:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
+    header = machine()
     figures = []
     for name in asked.parts or PARTS:
         print(f"measuring {name} …", file=sys.stderr)
         figures += PARTS[name](3 if asked.quick else 7)
-    print(f"{machine()}; `python -m benchmarks`\n")
-    print(table(figures))
-    return 0 if all(one.holds for one in figures) else 1
+    missed = [one for one in figures if not one.holds]
+    print(f"{header}\n\n{table(figures)}")
+    print(f"\n{sum(one.target is not None for one in figures)} targets, {len(missed)} missed.")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from contextwindow.store.values import checksum
 TIME = "2026-11-20 12:00:00.123456789 +0000 UTC"
 
 
-def connect(path: Path, synchronous: str) -> sqlite3.Connection:
+def connect(path: Path, synchronous: str, *, check_same_thread: bool = True) -> sqlite3.Connection:
     """A plain connection to a database of the library's own schema."""
     if not path.exists():
         Store(path).close()
-    connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+    connection = sqlite3.connect(
+        path, isolation_level=None, timeout=30, check_same_thread=check_same_thread
+    )
     connection.execute("PRAGMA journal_mode=wal")
     connection.execute(f"PRAGMA synchronous={synchronous}")
     return connection
@@ -44,3 +46,15 @@ def fill(path: Path, name: str, count: int, live: int) -> str:
         )
     connection.close()
     return context_id
+
+
+def fill_empty(path: Path, count: int) -> None:
+    """So many contexts more, without records."""
+    connection = connect(path, "normal")
+    with connection:
+        connection.execute("BEGIN")
+        connection.executemany(
+            "INSERT INTO contexts (id, name, start_time, last_activity) VALUES (?, ?, ?, ?)",
+            ((f"id-empty-{n}", f"empty-{n}", TIME, TIME) for n in range(count)),
+        )
+    connection.close()

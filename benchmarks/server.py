@@ -9,6 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Final
+
+PIECE: Final = " token"
+"""The text of every chunk."""
 
 
 @contextmanager
@@ -41,7 +45,7 @@ def _chat(count: int) -> list[bytes]:
 
     usage = {"prompt_tokens": 9, "completion_tokens": count, "total_tokens": 9 + count}
     out = [chunk({"role": "assistant", "content": "", "refusal": None})]
-    out += [chunk({"content": " token"})] * count
+    out += [chunk({"content": PIECE})] * count
     out += [chunk({}, "stop"), _event({**base, "choices": [], "usage": usage})]
     return [*out, b"data: [DONE]\n\n"]
 
@@ -63,8 +67,8 @@ def _responses(count: int) -> list[bytes]:
     add("response.output_item.added", output_index=0, item={**item, "content": []})
     add("response.content_part.added", **place, part=part)
     for _ in range(count):
-        add("response.output_text.delta", **place, delta=" token", logprobs=[], obfuscation="x7Qa")
-    whole = {**part, "text": " token" * count}
+        add("response.output_text.delta", **place, delta=PIECE, logprobs=[], obfuscation="x7Qa")
+    whole = {**part, "text": PIECE * count}
     done = {**item, "status": "completed", "content": [whole]}
     add("response.output_text.done", **place, text=whole["text"], logprobs=[])
     add("response.output_item.done", output_index=0, item=done)
@@ -102,7 +106,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def _main() -> None:
-    server = await asyncio.start_server(_serve, "127.0.0.1", 0, limit=1 << 26)
+    server = await asyncio.start_server(_serve, "127.0.0.1", 0, limit=1 << 26, backlog=2_048)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
         await server.serve_forever()
