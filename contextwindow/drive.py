@@ -252,6 +252,11 @@ class AsyncDriver:
                 except StopIteration:
                     return
                 step = turn.send
+                due = self._cancelled is not None and want is not CLOSE
+                if due and type(want) is not Checkpoint:
+                    # It came while the lease was taken, which the turn had to hear of first.
+                    step, answer, self._cancelled = turn.throw, self._cancelled, None
+                    continue
                 try:
                     if isinstance(want, StreamChunk):
                         answer = yield want
@@ -290,21 +295,26 @@ class AsyncDriver:
         pause = _POLL
         while True:
             try:
-                return await self._write(self._wiring.ledger.begin, want)
+                return await self._write(self._wiring.ledger.begin, want, late=True)
             except TurnBusy:
                 if not self._wiring.wait_if_busy or self._control.stop:
                     raise
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, 1.0)
 
-    async def _write(self, function: Callable[[Any], _T], value: Any) -> _T:
+    async def _write(self, function: Callable[[Any], _T], value: Any, *, late: bool = False) -> _T:
         """Run *function* in the store's thread and wait for it, whatever cancels us meanwhile.
 
         A shield alone loses the last checkpoint to a second ``cancel()``.
+
+        Args:
+            late: hand the result over, and raise a cancellation at the next effect.
         """
         loop = asyncio.get_running_loop()
         writing = loop.run_in_executor(self._wiring.store.executor, function, value)
         await self._outlast(writing)
+        if late and writing.exception() is None:
+            return writing.result()
         cancelled, self._cancelled = self._cancelled, None
         if cancelled is not None:
             if writing.exception() is not None:

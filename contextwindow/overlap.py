@@ -8,7 +8,7 @@ LONGEST: Final = 1_000
 """Characters of the text before that are looked at for an echo."""
 
 SHORTEST: Final = 3
-"""Fewer repeated letters are taken for chance: 'Hel' + 'lo' is no echo of 'l'."""
+"""Fewer repeated characters are taken for chance: 'Hel' + 'lo' is no echo of 'l'."""
 
 
 class EchoTrimmer:
@@ -50,5 +50,5 @@ class EchoTrimmer:
 
 
 def _is_echo(repeated: str) -> bool:
-    """Whether *repeated* is long enough, or a doubled space or stop, which nobody writes."""
-    return len(repeated) >= SHORTEST or not any(map(str.isalnum, repeated))
+    """Whether *repeated* is long enough, or a doubled space, which nobody writes."""
+    return len(repeated) >= SHORTEST or not repeated.strip(" \t")

@@ -69,6 +69,7 @@ class Part:
         self._texts: list[str] = []
         self._fresh: list[str] = []
         self._received = 0
+        self._restored = False
         self._payload: dict[str, Any] | None = None
 
     @classmethod
@@ -78,6 +79,7 @@ class Part:
         part.record_id = record.id
         part.open = record.partial_response_id is not None
         part.announce = False
+        part._restored = True
         part._texts = [record.content]
         part.length = part._received = len(record.content)
         return part
@@ -125,7 +127,13 @@ class Part:
 
     def rest(self, content: str | None) -> str:
         """What a whole *content* holds beyond the pieces that came."""
-        return "" if content is None else content[self._received :]
+        if content is None:
+            return ""
+        if self._restored:
+            # How much the provider had sent is not known: hooks may have changed what is stored.
+            text = "".join(self._texts)
+            return content[len(text) :] if content.startswith(text) else ""
+        return content[self._received :]
 
     @property
     def plain(self) -> bool:
@@ -171,6 +179,13 @@ class Part:
         if self.kind == "refusal":
             payload["refusal"] = self.text()
         self._payload = payload if len(payload) > 1 else None
+
+    def settle(self) -> None:
+        """Take the part as whole although nothing came to end it: a continuation without text."""
+        if self.open and not self.dead:
+            self.open = False
+            self.ended = True
+            self.trimmer = None
 
     def close(self, response_id: str | None) -> CloseRecord:
         """The closing of a part that ended well."""

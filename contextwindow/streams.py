@@ -106,8 +106,11 @@ class Stream(_StreamBase):
             if callback is not None:
                 try:
                     callback(chunk)
+                except StopIteration:
+                    chunks.close()  # type: ignore[attr-defined]  # it is a generator
+                    raise
                 except BaseException as error:
-                    chunks.throw(error)  # type: ignore[attr-defined]  # it is a generator
+                    chunks.throw(error)  # type: ignore[attr-defined]
                     raise
         return self.reply
 

@@ -469,6 +469,8 @@ class TurnRun:
             yield CLOSE
             operations = self._abandon()
         else:
+            for part in self._parts:
+                part.settle()
             operations = self._due()
         operations.append(self._end_call(None, usage, reason))
         operations.append(self._end_turn(state, None))

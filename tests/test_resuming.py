@@ -449,7 +449,7 @@ def expected_rest(before: str, continuation: str) -> str:
     tail = before[-1_000:]
     for size in range(min(len(tail), len(continuation)), 0, -1):
         echo = continuation[:size]
-        if tail.endswith(echo) and (size >= 3 or not any(map(str.isalnum, echo))):
+        if tail.endswith(echo) and (size >= 3 or not echo.strip(" \t")):
             return continuation[size:]
     return continuation
 

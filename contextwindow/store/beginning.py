@@ -255,7 +255,12 @@ def _reopened(
     live = _records(connection, LIVE, context_id=context_id)
     # What was written after the part that broke off comes after it.
     first = min((record.seq for record in own), default=None)
-    before = [r for r in live if r.id not in mine and (first is None or r.seq < first)]
+    system = RecordType.SYSTEM_PROMPT
+    before = [
+        r
+        for r in live
+        if r.id not in mine and (first is None or r.seq < first or r.source is system)
+    ]
     earlier: dict[int, tuple[Usage, Decimal | None, str | None]] = {}
     last: tuple[str | None, str | None] = (None, None)
     for row in _CALLS.all(connection, turn_id=turn_id):

@@ -9,7 +9,7 @@ import weakref
 from contextlib import ExitStack
 from typing import Final
 
-from contextwindow.errors import ContextWindowError, StoreError
+from contextwindow.errors import ContextWindowError, StoreBusy, StoreError
 from contextwindow.store.engine import Database
 from contextwindow.store.ledger import TurnLedger
 
@@ -74,7 +74,15 @@ class Checkpointer:
                 with self._database.write() as connection:
                     for ledger in due:
                         ledger.flush(connection)
-            except ContextWindowError as error:
+            except StoreBusy as error:
+                _log.warning("text of %d running replies waits: %s", len(due), error)
+                for ledger in due:
+                    ledger.rolled_back()
+            except BaseException as error:
+                for ledger in due:
+                    ledger.rolled_back()
+                if not isinstance(error, ContextWindowError):
+                    raise
                 reason = error if isinstance(error, StoreError) else StoreError(str(error))
                 _log.warning("text of %d running replies was not written: %s", len(due), error)
                 for ledger in due:
@@ -97,7 +105,11 @@ class Checkpointer:
                 # Half of it, so that what is older than the interval is written for sure.
                 time.sleep(self._interval / 2)
             self._wake.clear()
-            self.flush()
+            try:
+                self.flush()
+            except Exception:  # noqa: BLE001 - said in the log
+                # Without this thread no lease would be renewed and no text written any more.
+                _log.exception("the checkpoint thread goes on after an error")
             with self._lock:
                 now = time.monotonic()
                 if self._ledgers:

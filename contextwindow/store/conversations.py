@@ -23,7 +23,7 @@ from contextwindow.store.rows import (
     to_stats,
     unfolded,
 )
-from contextwindow.store.schema import context_tools, contexts, records
+from contextwindow.store.schema import context_tools, contexts, records, turns
 from contextwindow.store.statement import Statement, insert_ignore
 from contextwindow.store.values import checksum, dump_json, now_text, parse_time
 from contextwindow.store.writing import lock
@@ -61,6 +61,14 @@ _THREADING = Statement(
     .where(contexts.c.id == _bind("context_id"))
     .where(contexts.c.use_server_side_threading != _bind("enabled"))
     .values(use_server_side_threading=_bind("enabled"), last_response_id=None)
+)
+
+_LOCK_TURNS = Statement(
+    lambda dialect: (
+        sa.select(turns.c.id).where(turns.c.context_id == _bind("context_id")).with_for_update()
+        if dialect == "postgresql"
+        else sa.select(turns.c.id).where(turns.c.context_id == _bind("context_id")).limit(0)
+    )
 )
 
 _DELETE = Statement(sa.delete(contexts).where(contexts.c.id == _bind("context_id")))
@@ -112,7 +120,13 @@ _SET_COPY = Statement(
     sa.update(records)
     .where(records.c.context_id == _bind("copy_id"))
     .where(records.c.seq == _bind("seq"))
-    .values(content=_bind("content"), checksum=_bind("checksum"), uncounted=records.c.live)
+    .values(
+        content=_bind("content"),
+        checksum=_bind("checksum"),
+        uncounted=records.c.live,
+        # Half a tool call or half a thought is nothing that a provider takes.
+        live=sa.and_(records.c.live, records.c.source == int(RecordType.MODEL_RESPONSE)),
+    )
 )
 
 _COUNT_COPY = Statement(
@@ -286,6 +300,9 @@ def delete(database: Database, context_id: str) -> None:
         ContextNotFound: it was deleted already.
     """
     with database.write(boundary=True) as connection:
+        # As every writer of a turn does: the context, then its turns, then what hangs on them.
+        lock(connection, context_id)
+        _LOCK_TURNS.all(connection, context_id=context_id)
         if _DELETE.run(connection, context_id=context_id).rowcount != 1:
             raise ContextNotFound(f"context {context_id} was deleted already")
 
@@ -436,11 +453,13 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
     content = check_text(one["content"], "content of a record", empty=True)
     payload = None if one.get("payload") is None else dump_json(one["payload"])
     seq = _whole(one["seq"], "seq", least=1)
+    source = RecordType[str(one["source"]).upper()]
+    partial = _flag(one, "partial")
     return {
         "ts": _time_text(one["ts"]),
-        "source": int(RecordType[str(one["source"]).upper()]),
+        "source": int(source),
         "content": content,
-        "live": _flag(one, "live"),
+        "live": _flag(one, "live") and (source == RecordType.MODEL_RESPONSE or not partial),
         "est_tokens": _whole(one["est_tokens"], "est_tokens", least=0),
         "response_id": _text(one, "response_id"),
         "streamed": _flag(one, "streamed"),

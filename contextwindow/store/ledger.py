@@ -103,6 +103,7 @@ class TurnLedger:
         self._calls: dict[int, tuple[Usage, Decimal | None, str | None]] = {}
         self._response_id: str | None = None
         self._void: list[int] = []
+        self._flushing: tuple[list[Operation], tuple[Any, ...]] | None = None
 
     # -- the lease -----------------------------------------------------------------------
 
@@ -138,6 +139,10 @@ class TurnLedger:
             StoreError, TurnLost, ContextNotFound: what was kept before could not be written.
         """
         if self._failure is not None:
+            # The end holds the whole text and is worth another try.
+            ends = bool(checkpoint.operations) and type(checkpoint.operations[-1]) is EndTurn
+            if ends and isinstance(self._failure, StoreError):
+                return False
             raise self._failure
         if not self.interval and not checkpoint.relaxed:
             return False
@@ -205,6 +210,7 @@ class TurnLedger:
         if self._failure is not None or self.written.ended:
             return
         operations = self._drain()
+        self._flushing = (operations, self._state())
         opens = any(type(one) is OpenRecord for one in operations)
         if opens:
             # The counters are written before it is known whether the turn is still ours.
@@ -219,9 +225,14 @@ class TurnLedger:
             if opens:
                 connection.execute("ROLLBACK TO SAVEPOINT turn")
             self._failure = error
-        except BaseException:
+
+    def rolled_back(self) -> None:
+        """What ``flush`` wrote is not in the database: keep it for another try."""
+        if self._flushing is not None:
+            operations, kept = self._flushing
+            self._flushing = None
             self._waiting.extendleft(reversed(operations))
-            raise
+            self._restore(kept)
 
     @property
     def lock(self) -> threading.Lock:
@@ -267,6 +278,8 @@ class TurnLedger:
         whole: dict[int, CloseRecord] = {}
         for one in operations:
             if type(one) is CloseRecord and one.key in self._entries:
+                if one.key not in opened:
+                    self._look_again(connection, one)
                 self._measure(one, counters)
                 if one.key in opened:
                     whole[one.key] = one
@@ -406,6 +419,13 @@ class TurnLedger:
             delta=operation.text,
         )
         entry.next_delta += 1
+
+    def _look_again(self, connection: Connection, operation: CloseRecord) -> None:
+        """Take over what others have made of a record's place in what is sent."""
+        entry = self._entries[operation.key]
+        row = sql.PLACE.one(connection, record_id=entry.record.id)
+        if row is not None and bool(row[0]) != entry.live:
+            operation.live = entry.live = bool(row[0])
 
     def _measure(self, operation: CloseRecord, counters: _Counters) -> None:
         """Count the closed text, and put what that changes on *counters*."""

@@ -156,6 +156,14 @@ THREADING = Statement(
     .values(last_response_id=_bind("response_id"))
 )
 
+PLACE = Statement(
+    lambda dialect: (
+        sa.select(records.c.live).where(records.c.id == _bind("record_id")).with_for_update()
+        if dialect == "postgresql"
+        else sa.select(records.c.live).where(records.c.id == _bind("record_id"))
+    )
+)
+
 STRANGERS = Statement(
     sa.select(records.c.id)
     .where(records.c.context_id == _bind("context_id"))
