@@ -205,14 +205,12 @@ class EndTurn:
     Attributes:
         threading_id: where server-side threading stands now; None leaves it as it is.
         chain_broken: the stored threading id no longer holds.
-        since_seq: newest record that the turn knew of when it began.
     """
 
     state: TurnState
     error: str | None = None
     threading_id: str | None = None
     chain_broken: bool = False
-    since_seq: int = 0
 
 
 Operation = (

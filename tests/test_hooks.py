@@ -134,6 +134,7 @@ def test_hooks_cannot_change_the_first_and_the_last_chunk(file: str, run: Open) 
     chunks = list(window.call_model_streaming())
 
     check_order(chunks, chunks[-1].reply)
+    assert [chunks[0].type, chunks[-1].type] == ["stream_start", "done"]
 
 
 def test_a_hook_that_returns_something_else_is_told_so(file: str, run: Open) -> None:

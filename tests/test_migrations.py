@@ -57,7 +57,9 @@ def test_migrations_and_schema_make_the_same_database(database: str, migrated: s
 def test_a_migrated_empty_database_opens(migrated: sa.URL) -> None:
     location = str(migrated.database) if migrated.drivername == "sqlite" else migrated
 
-    Database(location).close()
+    database = Database(location)
+    assert database.dialect == migrated.get_backend_name()
+    database.close()
 
 
 def test_last_migration_is_the_newest_revision() -> None:

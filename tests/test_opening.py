@@ -556,7 +556,10 @@ def test_a_schema_that_is_not_ours_is_refused(
 def test_other_tables_beside_ours_are_no_hindrance(postgresql: str) -> None:
     on_server(postgresql, "CREATE TABLE users (id int)")
 
-    Database(postgresql).close()
+    database = Database(postgresql)
+    with database.read() as connection:
+        assert connection.execute("SELECT count(*) FROM contexts").fetchone() == (0,)
+    database.close()
 
 
 def test_an_empty_schema_is_not_filled_for_reading(postgresql: str) -> None:

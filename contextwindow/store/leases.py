@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from contextwindow.records import RecordType
 from contextwindow.store.connection import Connection
+from contextwindow.store.ledger_sql import FORGET_DELTAS
 from contextwindow.store.rows import measure, unfolded
-from contextwindow.store.schema import calls, contexts, record_deltas, records, turns
+from contextwindow.store.schema import calls, contexts, records, turns
 from contextwindow.store.statement import Statement
 from contextwindow.store.values import checksum, now_text
 
@@ -52,10 +53,6 @@ _FOLD = Statement(
         uncounted=_bind("uncounted"),
         live=_bind("live"),
     )
-)
-
-_FORGET_DELTAS = Statement(
-    sa.delete(record_deltas).where(record_deltas.c.record_id == _bind("record_id"))
 )
 
 _SETTLE_TURN = Statement(
@@ -179,7 +176,7 @@ def settle(connection: Connection, context_id: str, turn_id: str, error: str = D
             uncounted=guess,
             live=stays,
         )
-        _FORGET_DELTAS.run(connection, record_id=record_id)
+        FORGET_DELTAS.run(connection, record_id=record_id)
     sent = _LIVE_TOKENS.scalar(connection, context_id=context_id) or 0
     done = _SETTLE_CALLS.run(
         connection, turn_id=turn_id, error=error, input_tokens=sent, output_tokens=output

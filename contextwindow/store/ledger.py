@@ -239,7 +239,7 @@ class TurnLedger:
         """Held while the turn is being written."""
         return self._lock
 
-    def fail(self, error: StoreError, operations: list[Operation] | None = None) -> None:
+    def fail(self, error: StoreError) -> None:
         """Let the turn's next write raise *error*."""
         self._failure = error
 

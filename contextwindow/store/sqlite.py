@@ -147,7 +147,7 @@ class SQLiteDatabase:
         self._gate.take(self._busy_timeout, self.location.text)
         raw = self._raw
         try:
-            if level is not self._level:
+            if level != self._level:
                 # Inside a transaction SQLite ignores it.
                 raw.execute(level)
                 self._level = level
