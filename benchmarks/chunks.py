@@ -13,23 +13,34 @@ from typing import Any, Final, NamedTuple
 from benchmarks.report import Figure, in_turn
 from benchmarks.server import PIECE, provider
 from contextwindow import (
+    AnthropicModel,
     AsyncContextWindow,
     ContextWindow,
+    GeminiModel,
     Middleware,
     OpenAIChatModel,
     OpenAIResponsesModel,
     StreamChunk,
 )
-from contextwindow.models.openai_client import OpenAIModel
+from contextwindow.models.base import Model
 
 BURST: Final = (5_000, 0.0)
 """Chunks, and seconds between them."""
 
 PACED: Final = (500, 0.001)
-MODELS: Final[dict[str, Callable[..., OpenAIModel]]] = {
+MODELS: Final[dict[str, Callable[..., Model]]] = {
     "chat": OpenAIChatModel,
     "Responses": OpenAIResponsesModel,
+    "Anthropic": AnthropicModel,
+    "Gemini": GeminiModel,
 }
+TARGETS: Final = {
+    "chat": (0.25, 0.35),
+    "Responses": (0.25, 0.35),
+    "Anthropic": (0.6, 0.8),
+    "Gemini": (0.25, 0.35),
+}
+"""Committed within 0.1 s, and before delivery."""
 
 
 class Cost(NamedTuple):
@@ -51,7 +62,7 @@ def measure(rounds: int) -> list[Figure]:
     figures: list[Figure] = []
     with provider() as url, tempfile.TemporaryDirectory() as folder:
         for kind in MODELS:
-            for interval, target in ((0.1, 0.25), (0.0, 0.35)):
+            for interval, target in zip((0.1, 0.0), TARGETS[kind], strict=True):
                 for way, ours, theirs in (
                     ("", _ours, _sdk),
                     (", async", _ours_async, _sdk_async),
@@ -97,9 +108,12 @@ class _Clock:
         assert error or self.read == self._count * len(PIECE), "a chunk is missing"
 
 
-def header(shape: tuple[int, float]) -> dict[str, str]:
-    """What asks the benchmark's server for so many chunks at that pace."""
-    return {"x-bench": f"{shape[0]},{shape[1]}"}
+def extra(kind: str, shape: tuple[int, float]) -> dict[str, Any]:
+    """What asks the benchmark's server for so many chunks at that pace, as the SDK has it."""
+    headers = {"x-bench": f"{shape[0]},{shape[1]}"}
+    return (
+        {"http_options": {"headers": headers}} if kind == "Gemini" else {"extra_headers": headers}
+    )
 
 
 def _ours(
@@ -115,7 +129,7 @@ def _ours(
         window.add_prompt("go")
         with _Clock(shape[0]) as clock:
             read = 0
-            for chunk in window.call_model_streaming(extra={"extra_headers": header(shape)}):
+            for chunk in window.call_model_streaming(extra=extra(kind, shape)):
                 read += len(chunk.delta)
             clock.read = read
         stored = window.live_records()[-1]
@@ -126,16 +140,12 @@ def _ours(
 
 
 def _sdk(url: str, kind: str, shape: tuple[int, float]) -> Callable[[], Cost]:
-    import openai
-
-    client = openai.OpenAI(base_url=url, api_key="none")
+    client = _client(url, kind)
 
     def once() -> Cost:
         with _Clock(shape[0]) as clock:
-            create: Any = client.chat.completions.create if kind == "chat" else None
-            create = create or client.responses.create
             read = 0
-            for event in create(**_request(kind), extra_headers=header(shape)):
+            for event in _create(client, kind)(**_request(kind, shape)):
                 read += _length(kind, event)
             clock.read = read
         return clock.cost
@@ -143,17 +153,54 @@ def _sdk(url: str, kind: str, shape: tuple[int, float]) -> Callable[[], Cost]:
     return once
 
 
-def _request(kind: str) -> dict[str, Any]:
+def _client(url: str, kind: str, *, asynchronous: bool = False) -> Any:
+    """The SDK's client."""
+    if kind == "Gemini":
+        from google import genai
+
+        client = genai.Client(api_key="none", http_options={"base_url": url})
+        return client.aio if asynchronous else client
+    if kind == "Anthropic":
+        import anthropic
+
+        made = anthropic.AsyncAnthropic if asynchronous else anthropic.Anthropic
+        return made(base_url=url, api_key="none")
+    import openai
+
+    return (openai.AsyncOpenAI if asynchronous else openai.OpenAI)(base_url=url, api_key="none")
+
+
+def _create(client: Any, kind: str) -> Any:
+    if kind == "Gemini":
+        return client.models.generate_content_stream
+    if kind == "Anthropic":
+        return client.messages.create
+    return client.chat.completions.create if kind == "chat" else client.responses.create
+
+
+def _request(kind: str, shape: tuple[int, float]) -> dict[str, Any]:
     """What both SDK clients are asked; the same bytes come back to ours."""
+    if kind == "Gemini":
+        config = {"automatic_continuation": False, **extra(kind, shape)}
+        return {"model": "m", "contents": "go", "config": config}
+    messages = [{"role": "user", "content": "go"}]
+    if kind == "Anthropic":
+        asked = {"messages": messages, "max_tokens": 9_999}
+        return {"model": "m", "stream": True, **asked, **extra(kind, shape)}
     if kind == "chat":
-        messages = [{"role": "user", "content": "go"}]
         options = {"include_usage": True}
-        return {"model": "m", "messages": messages, "stream": True, "stream_options": options}
-    return {"model": "m", "input": "go", "stream": True}
+        asked = {"messages": messages, "stream_options": options}
+        return {"model": "m", "stream": True, **asked, **extra(kind, shape)}
+    return {"model": "m", "input": "go", "stream": True, **extra(kind, shape)}
 
 
 def _length(kind: str, event: Any) -> int:
     """Characters of text that an event of the SDK adds."""
+    if kind == "Gemini":
+        return len(event.text or "")
+    if kind == "Anthropic":
+        text = getattr(getattr(event, "delta", None), "text", None)
+        return len(text) if isinstance(text, str) else 0
     if kind == "chat":
         return len(event.choices[0].delta.content or "") if event.choices else 0
     return len(event.delta) if event.type == "response.output_text.delta" else 0
@@ -168,13 +215,12 @@ def _ours_async(
             place, "c", model=model, middleware=[Look()], checkpoint_interval=interval
         ) as window:
             await window.add_prompt("warm up")
-            await window.call_model(extra={"extra_headers": header((3, 0.0))})
+            await window.call_model(extra=extra(kind, (3, 0.0)))
             await window.set_live([one.id for one in await window.live_records()], False)
             await window.add_prompt("go")
             with _Clock(shape[0]) as clock:
                 read = 0
-                extra = {"extra_headers": header(shape)}
-                async with window.call_model_streaming(extra=extra) as stream:
+                async with window.call_model_streaming(extra=extra(kind, shape)) as stream:
                     async for chunk in stream:
                         read += len(chunk.delta)
                 clock.read = read
@@ -188,10 +234,8 @@ def _ours_async(
 
 
 def _sdk_async(url: str, kind: str, shape: tuple[int, float]) -> Callable[[], Cost]:
-    import openai
-
     async def once() -> Cost:
-        async with openai.AsyncOpenAI(base_url=url, api_key="none") as client:
+        async with sdk_client(url, kind) as client:
             await read_async(client, kind, (3, 0.0))
             with _Clock(shape[0]) as clock:
                 clock.read = await read_async(client, kind, shape)
@@ -200,10 +244,15 @@ def _sdk_async(url: str, kind: str, shape: tuple[int, float]) -> Callable[[], Co
     return lambda: asyncio.run(once())
 
 
+def sdk_client(url: str, kind: str) -> Any:
+    """The SDK's asynchronous client, a context manager."""
+    return _client(url, kind, asynchronous=True)
+
+
 async def read_async(client: Any, kind: str, shape: tuple[int, float]) -> int:
     """Characters that the SDK's asynchronous iterator gives."""
-    create = client.chat.completions.create if kind == "chat" else client.responses.create
+    answer = _create(client, kind)(**_request(kind, shape))
     read = 0
-    async for event in await create(**_request(kind), extra_headers=header(shape)):
+    async for event in await answer:
         read += _length(kind, event)
     return read

@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Final
@@ -80,6 +80,50 @@ def _responses(count: int) -> list[bytes]:
     return out
 
 
+@lru_cache
+def _messages(count: int) -> list[bytes]:
+    def event(kind: str, **fields: object) -> bytes:
+        return _event({"type": kind, **fields}, kind)
+
+    usage: dict[str, object] = {"input_tokens": 9, "output_tokens": 1}
+    usage |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+    message: dict[str, object] = {"id": "msg_1", "type": "message", "role": "assistant"}
+    message |= {"model": "m", "content": [], "stop_reason": None, "stop_sequence": None}
+    block = {"type": "text", "text": ""}
+    delta = {"type": "text_delta", "text": PIECE}
+    out = [event("message_start", message={**message, "usage": usage})]
+    out += [event("content_block_start", index=0, content_block=block), event("ping")]
+    out += [event("content_block_delta", index=0, delta=delta)] * count
+    out += [event("content_block_stop", index=0)]
+    end = {"stop_reason": "end_turn", "stop_sequence": None}
+    out += [event("message_delta", delta=end, usage={"output_tokens": count})]
+    return [*out, event("message_stop")]
+
+
+@lru_cache
+def _gemini(count: int) -> list[bytes]:
+    def chunk(text: str, number: int, **fields: object) -> bytes:
+        content = {"parts": [{"text": text}], "role": "model"}
+        usage: dict[str, object] = {"promptTokenCount": 9, "candidatesTokenCount": number}
+        usage |= {"totalTokenCount": 9 + number}
+        usage |= {"promptTokensDetails": [{"modality": "TEXT", "tokenCount": 9}]}
+        candidate = {"content": content, "index": 0, **fields}
+        whole = {"candidates": [candidate], "usageMetadata": usage}
+        return _event({**whole, "modelVersion": "m", "responseId": "r1"}).replace(b"\n", b"\r\n")
+
+    out = [chunk(PIECE, number) for number in range(1, count)]
+    return [*out, chunk(PIECE, count, finishReason="STOP")]
+
+
+def _made_for(head: str) -> Callable[[int], list[bytes]]:
+    """What makes the events that the path of *head* asks for."""
+    if ":streamgeneratecontent" in head:
+        return _gemini
+    if "/v1/messages" in head:
+        return _messages
+    return _responses if "/responses" in head else _chat
+
+
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while True:
@@ -88,7 +132,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
             await reader.readexactly(int(size.split(":")[1]))
             asked = next((one for one in head.split("\r\n") if one.startswith("x-bench:")), "")
             count, pace = (float(one) for one in (asked.split(":")[1] or "20,0").split(","))
-            events = (_responses if "/responses" in head else _chat)(int(count))
+            events = _made_for(head)(int(count))
             writer.write(
                 b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
                 b"transfer-encoding: chunked\r\n\r\n"

@@ -18,7 +18,7 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Final
 
-from benchmarks.chunks import MODELS, header, read_async
+from benchmarks.chunks import MODELS, extra, read_async, sdk_client
 from benchmarks.report import Figure
 from benchmarks.server import PIECE, provider
 from contextwindow import AsyncContextWindow, Store
@@ -38,7 +38,7 @@ Seen = dict[str, list[tuple[float, int]]]
 def measure(rounds: int) -> list[Figure]:
     """CPU a chunk against the SDK's own asynchronous iterators; delay of commits; memory."""
     rounds = 1 if rounds < 5 else 3
-    cases = [("chat", 0.1, 0.7), ("Responses", 0.1, 0.7), ("chat", 0.0, None)]
+    cases = [("chat", 0.1, 0.7), ("Responses", 0.1, 0.7), ("Gemini", 0.1, 0.7), ("chat", 0.0, None)]
     figures = []
     with provider() as url, tempfile.TemporaryDirectory() as folder:
         for kind, interval, target in cases[: 1 + rounds]:
@@ -76,7 +76,6 @@ async def _ours(
     delivered: Seen | None = None,
 ) -> float:
     """Microseconds of CPU a chunk; notes in *delivered*, if it is given, what came when."""
-    extra = {"extra_headers": header(shape)}
     model = MODELS[kind]("m", base_url=url, api_key="none")
     with Store(place) as store:
         windows = [
@@ -85,12 +84,12 @@ async def _ours(
         ]
         for window in windows:
             await window.add_prompt("go")
-        await windows[0].call_model(extra={"extra_headers": header((3, 0.0))})
+        await windows[0].call_model(extra=extra(kind, (3, 0.0)))
 
         async def read(window: AsyncContextWindow) -> None:
             size = 0
             seen = None if delivered is None else delivered.setdefault(window.current_context, [])
-            async with window.call_model_streaming(extra=extra) as stream:
+            async with window.call_model_streaming(extra=extra(kind, shape)) as stream:
                 async for chunk in stream:
                     size += len(chunk.delta)
                     if seen is not None:
@@ -105,9 +104,7 @@ async def _ours(
 
 
 async def _sdk(url: str, kind: str, shape: tuple[int, float]) -> float:
-    import openai
-
-    async with openai.AsyncOpenAI(base_url=url, api_key="none") as client:
+    async with sdk_client(url, kind) as client:
         await read_async(client, kind, (3, 0.0))
         began = time.process_time()
         sizes = await asyncio.gather(*(read_async(client, kind, shape) for _ in range(STREAMS)))

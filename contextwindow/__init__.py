@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contextwindow.chunks import (
+        ChildLinked,
         Done,
         ReasoningDelta,
         RefusalDelta,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         ModelError,
         ModelTimeout,
         NotAContextDatabase,
+        OutputInvalid,
         Overloaded,
         RateLimited,
         RecordCorrupt,
@@ -54,12 +56,16 @@ if TYPE_CHECKING:
         TurnLost,
     )
     from contextwindow.middleware import DROP, CallStart, Middleware, handler
+    from contextwindow.models.anthropic import AnthropicModel, ClaudeModel
     from contextwindow.models.base import Model
+    from contextwindow.models.gemini import GeminiModel
     from contextwindow.models.openai_chat import OpenAIChatModel
     from contextwindow.models.openai_responses import OpenAIResponsesModel
+    from contextwindow.models.prices import Prices
     from contextwindow.options import CallArguments
     from contextwindow.reader import ContextReader
     from contextwindow.records import (
+        Attachment,
         Call,
         Context,
         ContextStats,
@@ -71,8 +77,22 @@ if TYPE_CHECKING:
         Turn,
         Usage,
     )
+    from contextwindow.sinks import (
+        AsyncQueueSink,
+        AsyncSink,
+        CallbackSink,
+        Profile,
+        QueueSink,
+        Sink,
+        SSESink,
+        WebSocketSink,
+        pump,
+        pump_async,
+    )
+    from contextwindow.store.examination import Examination, Problem
     from contextwindow.store.store import Store
     from contextwindow.streams import AsyncStream, Stream
+    from contextwindow.tools import Tool, ToolContext, tool
     from contextwindow.window import ContextWindow
     from contextwindow.window_async import AsyncContextWindow
 
@@ -80,13 +100,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DROP",
+    "AnthropicModel",
     "AsyncContextWindow",
+    "AsyncQueueSink",
+    "AsyncSink",
     "AsyncStream",
+    "Attachment",
     "AuthenticationFailed",
     "Call",
     "CallArguments",
     "CallStart",
     "CallbackExpired",
+    "CallbackSink",
+    "ChildLinked",
+    "ClaudeModel",
     "ConfigError",
     "ContentBlocked",
     "Context",
@@ -97,6 +124,8 @@ __all__ = [
     "ContextWindow",
     "ContextWindowError",
     "Done",
+    "Examination",
+    "GeminiModel",
     "InvalidRequest",
     "Middleware",
     "MiddlewareError",
@@ -106,7 +135,12 @@ __all__ = [
     "NotAContextDatabase",
     "OpenAIChatModel",
     "OpenAIResponsesModel",
+    "OutputInvalid",
     "Overloaded",
+    "Prices",
+    "Problem",
+    "Profile",
+    "QueueSink",
     "RateLimited",
     "ReasoningDelta",
     "Record",
@@ -116,7 +150,9 @@ __all__ = [
     "Reply",
     "Resumed",
     "Retrying",
+    "SSESink",
     "SchemaTooNew",
+    "Sink",
     "Store",
     "StoreBusy",
     "StoreError",
@@ -130,8 +166,10 @@ __all__ = [
     "StreamStart",
     "TextDelta",
     "TokenUsage",
+    "Tool",
     "ToolCall",
     "ToolCallDelta",
+    "ToolContext",
     "ToolEnd",
     "ToolError",
     "ToolOutputDelta",
@@ -141,30 +179,46 @@ __all__ = [
     "TurnLost",
     "Usage",
     "UsageReport",
+    "WebSocketSink",
     "handler",
+    "pump",
+    "pump_async",
+    "tool",
 ]
 
 _MODULES = {
     "chunks": (
-        "Done ReasoningDelta RefusalDelta Resumed Retrying StreamChunk StreamFailed StreamStart "
-        "TextDelta ToolCallDelta ToolEnd ToolOutputDelta ToolStart UsageReport"
+        "ChildLinked Done ReasoningDelta RefusalDelta Resumed Retrying StreamChunk StreamFailed "
+        "StreamStart TextDelta ToolCallDelta ToolEnd ToolOutputDelta ToolStart UsageReport"
     ),
     "errors": (
         "AuthenticationFailed CallbackExpired ConfigError ContentBlocked ContextLengthExceeded "
         "ContextNotFound ContextWindowError InvalidRequest MiddlewareError ModelError "
-        "ModelTimeout NotAContextDatabase Overloaded RateLimited RecordCorrupt SchemaTooNew "
-        "StoreBusy StoreError StoreFull StoreReadOnly StoreReplaced StreamInterrupted ToolError "
-        "TurnBusy TurnLost"
+        "ModelTimeout NotAContextDatabase OutputInvalid Overloaded RateLimited RecordCorrupt "
+        "SchemaTooNew StoreBusy StoreError StoreFull StoreReadOnly StoreReplaced "
+        "StreamInterrupted ToolError TurnBusy TurnLost"
     ),
     "middleware": "DROP CallStart Middleware handler",
     "models.base": "Model",
+    "models.anthropic": "AnthropicModel ClaudeModel",
+    "models.gemini": "GeminiModel",
     "models.openai_chat": "OpenAIChatModel",
     "models.openai_responses": "OpenAIResponsesModel",
+    "models.prices": "Prices",
     "options": "CallArguments",
     "reader": "ContextReader",
-    "records": ("Call Context ContextStats Record RecordType Reply TokenUsage ToolCall Turn Usage"),
+    "records": (
+        "Attachment Call Context ContextStats Record RecordType Reply TokenUsage ToolCall Turn "
+        "Usage"
+    ),
+    "store.examination": "Examination Problem",
+    "sinks": (
+        "AsyncQueueSink AsyncSink CallbackSink Profile QueueSink SSESink Sink WebSocketSink pump "
+        "pump_async"
+    ),
     "store.store": "Store",
     "streams": "AsyncStream Stream",
+    "tools": "Tool ToolContext tool",
     "window": "ContextWindow",
     "window_async": "AsyncContextWindow",
 }

@@ -130,6 +130,22 @@ class ToolEnd(StreamChunk):
 
 
 @dataclass(frozen=True, slots=True)
+class ChildLinked(StreamChunk):
+    """A tool has begun a conversation of its own, which can be read and followed there.
+
+    Attributes:
+        call_id: the call whose tool it is.
+        context: name of the other context.
+        context_id: its id.
+    """
+
+    type: ClassVar[str] = "child_linked"
+    call_id: str = ""
+    context: str = ""
+    context_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class UsageReport(StreamChunk):
     """Tokens and cost of one call; *cost* is a Decimal in US dollars or None."""
 

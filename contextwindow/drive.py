@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -15,28 +16,38 @@ from typing import Any, TypeVar
 
 import anyio
 
+from contextwindow.busy import OnBusy, Turnstile
 from contextwindow.chunks import StreamChunk
 from contextwindow.effects import (
     CLOSE,
     NEXT,
+    NEXT_TOOL,
     BeginTurn,
     Checkpoint,
     Effect,
+    Finished,
     OpenCall,
     RunHook,
     Sleep,
+    StartTools,
+    StopHook,
+    StopTools,
+    ToolJob,
 )
-from contextwindow.errors import ConfigError, ModelError, StreamInterrupted, TurnBusy
+from contextwindow.errors import ConfigError, ModelError, StreamInterrupted
+from contextwindow.incoming import Run
 from contextwindow.models.base import AsyncEventSource, EventSource, Model, Request
 from contextwindow.plan import Control
 from contextwindow.store.ledger import TurnLedger
 from contextwindow.store.store import Store
-from contextwindow.turn import Run
+from contextwindow.tool_runs import AsyncTools, BlockingTools
+from contextwindow.tools import ToolContext
 
 _T = TypeVar("_T")
 
-_POLL = 0.05
-"""Seconds between looks at a context that another turn holds, at first."""
+
+_GRACE = 5.0
+"""Seconds that an async hook has to end in a turn that was cancelled, or that fails."""
 
 
 class Wiring:
@@ -45,7 +56,8 @@ class Wiring:
     Attributes:
         timeout: seconds without a byte; None for the client's own.
         deadline: seconds for the whole turn, or None.
-        wait_if_busy: wait for a turn that another caller runs, instead of raising ``TurnBusy``.
+        on_busy: what to do while another turn runs on the context.
+        context_name: of the context, for its tools.
     """
 
     def __init__(
@@ -57,7 +69,8 @@ class Wiring:
         *,
         timeout: float | None = None,
         deadline: float | None = None,
-        wait_if_busy: bool = False,
+        on_busy: OnBusy = "raise",
+        context_name: str = "",
     ) -> None:
         self.store = store
         self.ledger = ledger
@@ -65,7 +78,20 @@ class Wiring:
         self.control = control
         self.timeout = timeout
         self.deadline = deadline
-        self.wait_if_busy = wait_if_busy
+        self.on_busy = on_busy
+        self.context_name = context_name
+
+    def tool_context(self, job: ToolJob, send: Callable[[Any], Any]) -> ToolContext:
+        """What the tool of *job* is given to know of its call."""
+        return ToolContext(
+            call_id=job.call_id,
+            name=job.tool.name,
+            turn_id=self.ledger.turn_id,
+            context_id=self.ledger.context_id,
+            context_name=self.context_name,
+            store=self.store,
+            send=send,
+        )
 
     def warm_up(self) -> None:
         """Have the encoding loaded for the next reply: beside a stream it would hold it up."""
@@ -81,6 +107,8 @@ class BlockingDriver:
         self._stopped = threading.Event()
         self._news = threading.Event()
         self._timer: threading.Timer | None = None
+        self._tools: BlockingTools | None = None
+        self._thread = 0
 
     def stop(self, reason: str) -> None:
         """End the turn soon, from any thread; *reason* is ``"cancel"`` or ``"deadline"``."""
@@ -88,12 +116,20 @@ class BlockingDriver:
         control.stop = control.stop or reason  # type: ignore[assignment]
         self._stopped.set()
         self._news.set()
-        source = self._source
+        source, tools = self._source, self._tools
         if source is not None:
             source.abort()
+        if tools is not None:
+            tools.wake()
+
+    def waits_for(self, thread: int, task: object) -> bool:
+        """Whether the turn goes on only when *thread*, which waits, reads on."""
+        return task is None and thread == self._thread
 
     def run(self, turn: Run) -> Generator[StreamChunk, None, None]:
         """The chunks of *turn*."""
+        self._thread = threading.get_ident()
+        self._wiring.ledger.held_by(self)
         if self._wiring.deadline is not None:
             self._timer = threading.Timer(self._wiring.deadline, self.stop, ("deadline",))
             self._timer.daemon = True
@@ -108,6 +144,8 @@ class BlockingDriver:
             self._wiring.ledger.give_up()
 
     def _run(self, turn: Run) -> Generator[StreamChunk, None, None]:
+        control = self._wiring.control
+        control.driven = True
         step: Callable[[Any], Any] = turn.send
         answer: Any = None
         while True:
@@ -119,18 +157,25 @@ class BlockingDriver:
             try:
                 if isinstance(want, StreamChunk):
                     answer = yield want
+                    self._thread = threading.get_ident()
                 elif want is NEXT:
                     answer = self._source.read()  # type: ignore[union-attr]
+                elif want is NEXT_TOOL:
+                    answer = self._tools.next()  # type: ignore[union-attr]
                 else:
                     answer = self._answer(want)
             except BaseException as error:  # noqa: BLE001 - the turn decides what to do
-                step, answer = turn.throw, error
+                step, answer = turn.throw, control.noted(error)
 
     def _answer(self, want: Effect) -> Any:
         match want:
             case Checkpoint():
                 ledger = self._wiring.ledger
                 return ledger.written if ledger.defer(want) else ledger.apply(want)
+            case StartTools():
+                self._start_tools(want)
+            case StopTools():
+                return [] if self._tools is None else self._tools.stop(want)
             case OpenCall():
                 self._open(want.request)
             case BeginTurn():
@@ -146,15 +191,21 @@ class BlockingDriver:
                 self._close()
         return None
 
+    def _start_tools(self, want: StartTools) -> None:
+        self._tools = tools = BlockingTools(self._wiring.tool_context)
+        if self._stopped.is_set():
+            tools.wake()
+        tools.start(want.jobs)
+
     def _begin(self, want: BeginTurn) -> Any:
-        pause = _POLL
+        wiring = self._wiring
+        turnstile = Turnstile(wiring.store, wiring.ledger, wiring.on_busy, thread=self._thread)
         while True:
-            try:
-                return self._wiring.ledger.begin(want)
-            except TurnBusy:
-                if not self._wiring.wait_if_busy or self._stopped.wait(pause):
-                    raise
-                pause = min(pause * 1.5, 1.0)
+            begun = turnstile.attempt(want)
+            if not isinstance(begun, float):
+                return begun
+            if self._stopped.wait(begun):
+                raise turnstile.given_up(wiring.control.stop)
 
     def _open(self, request: Request) -> None:
         """Open the call where it can be given up: a connect or a slow header may take minutes."""
@@ -218,6 +269,10 @@ class AsyncDriver:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Event | None = None
         self._cancelled: BaseException | None = None
+        self._tools: AsyncTools | None = None
+        self._thread = 0
+        self._task: weakref.ref[asyncio.Task[Any]] | None = None
+        self._hook: asyncio.Timeout | None = None
 
     def stop(self, reason: str) -> None:
         """End the turn soon, from any thread; *reason* is ``"cancel"`` or ``"deadline"``."""
@@ -233,16 +288,35 @@ class AsyncDriver:
             self._opening.cancel()
         if self._source is not None:
             self._source.abort()
+        if self._tools is not None:
+            self._tools.wake()
+        if self._hook is not None and not self._hook.expired():
+            self._limit(self._hook, 0.0 if self._control.stop == "deadline" else _GRACE)
+
+    def waits_for(self, thread: int, task: object) -> bool:
+        """Whether the turn goes on only when *task*, or its loop's thread, does not wait."""
+        reader = None if self._task is None else self._task()
+        return thread == self._thread and (task is None or task is reader)
+
+    def _read_here(self) -> None:
+        """Note which task reads the stream."""
+        task = asyncio.current_task(self._loop)
+        if task is not None and (self._task is None or self._task() is not task):
+            self._task = weakref.ref(task)
 
     async def run(self, turn: Run) -> AsyncGenerator[StreamChunk, None]:
         """The chunks of *turn*."""
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._read_here()
         self._stopped = asyncio.Event()
         self._wiring = await self._wire()
+        self._wiring.ledger.held_by(self)
         timer = None
         if self._wiring.deadline is not None:
             timer = self._loop.call_later(self._wiring.deadline, self.stop, "deadline")
         ledger = self._wiring.ledger
+        self._control.driven = True
         step: Callable[[Any], Any] = turn.send
         answer: Any = None
         try:
@@ -253,21 +327,24 @@ class AsyncDriver:
                     return
                 step = turn.send
                 due = self._cancelled is not None and want is not CLOSE
-                if due and type(want) is not Checkpoint:
+                if due and type(want) not in (Checkpoint, StopTools):
                     # It came while the lease was taken, which the turn had to hear of first.
                     step, answer, self._cancelled = turn.throw, self._cancelled, None
                     continue
                 try:
                     if isinstance(want, StreamChunk):
                         answer = yield want
+                        self._read_here()
                     elif want is NEXT:
                         answer = await self._source.read()  # type: ignore[union-attr]
+                    elif want is NEXT_TOOL:
+                        answer = await self._tools.next()  # type: ignore[union-attr]
                     elif type(want) is Checkpoint and ledger.defer(want):
                         answer = ledger.written
                     else:
                         answer = await self._answer(want)
                 except BaseException as error:  # noqa: BLE001 - the turn decides what to do
-                    step, answer = turn.throw, error
+                    step, answer = turn.throw, self._control.noted(error)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -286,21 +363,72 @@ class AsyncDriver:
             case Sleep():
                 await self._sleep(want.seconds)
             case RunHook():
-                return await want.awaitable
+                return await self._run_hook(want)
+            case StartTools():
+                self._start_tools(want)
+            case StopTools():
+                return await self._stop_tools(want)
             case _ if want is CLOSE:
                 await self._close()
         return None
 
+    def _start_tools(self, want: StartTools) -> None:
+        self._tools = tools = AsyncTools(self._wiring.tool_context)
+        if self._control.stop:
+            tools.wake()
+        tools.start(want.jobs)
+
+    async def _run_hook(self, want: RunHook) -> Any:
+        """Await a hook, which must not outlive the turn for long.
+
+        Raises:
+            StopHook: the turn was stopped, and the hook did not end.
+        """
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._hook = limit
+                if self._control.stop:
+                    self._limit(limit, _GRACE)
+                return await want.awaitable
+        except TimeoutError as error:
+            if limit.expired():
+                raise StopHook from error
+            raise
+        finally:
+            self._hook = None
+
+    @staticmethod
+    def _limit(limit: asyncio.Timeout, seconds: float) -> None:
+        limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    async def _stop_tools(self, want: StopTools) -> list[Finished]:
+        if self._tools is None:
+            return []
+        stopping = asyncio.ensure_future(self._tools.stop(want))
+        await self._outlast(stopping)
+        return stopping.result()
+
     async def _begin(self, want: BeginTurn) -> Any:
-        pause = _POLL
+        wiring = self._wiring
+        turnstile = Turnstile(
+            wiring.store,
+            wiring.ledger,
+            wiring.on_busy,
+            thread=self._thread,
+            task=asyncio.current_task(),
+        )
         while True:
-            try:
-                return await self._write(self._wiring.ledger.begin, want, late=True)
-            except TurnBusy:
-                if not self._wiring.wait_if_busy or self._control.stop:
-                    raise
-                await asyncio.sleep(pause)
-                pause = min(pause * 1.5, 1.0)
+            begun = await self._write(turnstile.attempt, want, late=True)
+            if not isinstance(begun, float):
+                return begun
+            if self._cancelled is None:
+                await self._sleep(begun)
+            cancelled, self._cancelled = self._cancelled, None
+            if cancelled is not None:
+                raise cancelled
+            if self._control.stop:
+                raise turnstile.given_up(self._control.stop)
 
     async def _write(self, function: Callable[[Any], _T], value: Any, *, late: bool = False) -> _T:
         """Run *function* in the store's thread and wait for it, whatever cancels us meanwhile.

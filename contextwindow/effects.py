@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from contextwindow.models.base import Request
 from contextwindow.records import FinishReason, Record, RecordType, TurnState, Usage
+from contextwindow.tools import Tool
 
 
 class _Mark:
@@ -28,6 +29,13 @@ NEXT: Final = _Mark("NEXT")
 
 CLOSE: Final = _Mark("CLOSE")
 """Close the provider's connection, if one is open."""
+
+
+NEXT_TOOL: Final = _Mark("NEXT_TOOL")
+"""Wait for what the running tools do next; answered with ``ToolNews``, or None when stopped.
+
+What was emitted before is then taken as delivered.
+"""
 
 
 @dataclass(slots=True)
@@ -46,9 +54,78 @@ class Sleep:
 
 @dataclass(slots=True)
 class RunHook:
-    """Await what an async hook returned; answered with its result."""
+    """Await what an async hook returned; answered with its result.
+
+    ``StopHook`` is thrown when the turn was stopped and the hook did not end.
+    """
 
     awaitable: Awaitable[Any]
+
+
+class StopHook(Exception):
+    """A hook that was being awaited has been cancelled: the turn shall end."""
+
+
+@dataclass(slots=True)
+class ToolJob:
+    """One tool to be run.
+
+    Attributes:
+        key: the turn's own number for its output.
+        arguments: validated, as the tool's function takes them.
+    """
+
+    key: int
+    call_id: str
+    tool: Tool
+    arguments: dict[str, Any]
+
+
+@dataclass(slots=True)
+class StartTools:
+    """Run *jobs*, several at a time; answered with None at once."""
+
+    jobs: list[ToolJob]
+
+
+@dataclass(slots=True)
+class StopTools:
+    """Let go of the tools that still run: their contexts expire, those that are async end.
+
+    Answered with the ``Finished`` that nobody had asked for yet.
+
+    Attributes:
+        error: what an ``emit`` that waits is given; None: that its time is over.
+    """
+
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class Emitted:
+    """A tool has something to show: text, JSON, or a chunk of its own."""
+
+    key: int
+    output: Any
+
+
+@dataclass(slots=True)
+class Finished:
+    """A tool has ended.
+
+    Attributes:
+        output: what it returned.
+        error: what it raised instead.
+        duration: seconds that it took.
+    """
+
+    key: int
+    output: Any = None
+    error: BaseException | None = None
+    duration: float = 0.0
+
+
+ToolNews = Emitted | Finished
 
 
 @dataclass(slots=True)
@@ -133,6 +210,7 @@ class CloseRecord:
     Attributes:
         partial: it ended badly; the record stays resumable.
         live: False takes it out of what is sent.
+        error: on a tool output, whether the tool failed.
     """
 
     key: int
@@ -143,6 +221,7 @@ class CloseRecord:
     live: bool = True
     call_id: str | None = None
     name: str | None = None
+    error: bool = False
 
 
 @dataclass(slots=True)
@@ -154,27 +233,43 @@ class SetLive:
 
 
 @dataclass(slots=True)
+class Forget:
+    """Records that the turn will not touch again: in a long turn they would be in the way."""
+
+    keys: list[int]
+
+
+@dataclass(slots=True)
 class StartCall:
     """A request is about to be sent.
 
     Attributes:
         manifest: ids of the records that it holds; None for all live ones.
+        sent: tokens of these records, counted offline; None for the live ones' count.
+        beside: tokens of what is sent beside records, such as tools.
     """
 
     provider: str
     model: str
     options: dict[str, Any]
     manifest: list[int] | None = None
+    sent: int | None = None
+    beside: int = 0
 
 
 @dataclass(slots=True)
 class Progress:
-    """News of the call under way; None leaves a value as it is."""
+    """News of the call under way; None leaves a value as it is.
+
+    Attributes:
+        sent: tokens of all that was sent, as counted here or by the provider.
+    """
 
     response_id: str | None = None
     cursor: str | None = None
     model: str | None = None
     manifest: list[int] | None = None
+    sent: int | None = None
 
 
 @dataclass(slots=True)
@@ -183,14 +278,18 @@ class EndCall:
 
     Attributes:
         usage: as the provider counted; None lets the store estimate it from the texts.
+        partial: what the provider had counted when it was cut off, for that estimate.
         output: text that the call produced, for that estimate.
-        price: cost of a usage in US dollars; it may be slow the first time.
+        price: cost in US dollars of a usage and the *model* that answered; it may be slow the
+            first time.
         replaces: the usage covers the turn's earlier calls of the same response, too.
     """
 
     usage: Usage | None
+    partial: Usage | None = None
     output: str = ""
-    price: Callable[[Usage], Decimal | None] | None = None
+    price: Callable[[Usage, str | None], Decimal | None] | None = None
+    model: str | None = None
     replaces: bool = False
     finish_reason: FinishReason | None = None
     time_to_first_token: float | None = None
@@ -219,6 +318,7 @@ Operation = (
     | Append
     | CloseRecord
     | SetLive
+    | Forget
     | StartCall
     | Progress
     | EndCall
@@ -261,4 +361,4 @@ class Written:
     ended: bool = False
 
 
-Effect = _Mark | OpenCall | Sleep | RunHook | BeginTurn | Checkpoint
+Effect = _Mark | OpenCall | Sleep | RunHook | StartTools | StopTools | BeginTurn | Checkpoint

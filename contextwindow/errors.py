@@ -18,6 +18,7 @@
     ├── ToolError                a tool that cannot be used as given
     ├── CallbackExpired          a tool's callback was used after the tool had returned
     ├── MiddlewareError          a hook raised; the cause is chained
+    ├── OutputInvalid            the reply does not fit ``response_format``; it is stored
     └── ModelError               the provider or the way to it
         ├── RateLimited          wait ``retry_after`` seconds
         ├── Overloaded           the provider fails on its side (5xx, 529); try again later
@@ -30,6 +31,10 @@
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
 
 
 class ContextWindowError(Exception):
@@ -90,12 +95,21 @@ class TurnBusy(ContextWindowError):
     Attributes:
         turn_id: the running turn.
         owner: who holds it, as ``host/pid/start``.
+        since: when it was started, or None.
     """
 
-    def __init__(self, message: str, *, turn_id: str = "", owner: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        turn_id: str = "",
+        owner: str = "",
+        since: datetime | None = None,
+    ) -> None:
         super().__init__(message)
         self.turn_id = turn_id
         self.owner = owner
+        self.since = since
 
 
 class TurnLost(ContextWindowError):
@@ -130,6 +144,34 @@ class MiddlewareError(ContextWindowError):
         super().__init__(message)
         self.hook = hook
         self.middleware = middleware
+
+
+class OutputInvalid(ContextWindowError):
+    """A finished reply does not fit ``response_format``.
+
+    The turn is complete and the reply is stored: ask again, or use the text.
+
+    Attributes:
+        text: what the model said, as it said it.
+        problems: what is wrong with it, a line each; the place comes first.
+        reply: the whole ``Reply``, its ``parsed`` None.
+        turn_id: the turn that gave it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        text: str = "",
+        problems: Iterable[str] = (),
+        reply: Any = None,
+        turn_id: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.text = text
+        self.problems = list(problems)
+        self.reply = reply
+        self.turn_id = turn_id
 
 
 class ModelError(ContextWindowError):

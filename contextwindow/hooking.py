@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from contextwindow.chunks import StreamChunk
-from contextwindow.effects import Effect, RunHook
+from contextwindow.effects import Effect, RunHook, StopHook
 from contextwindow.errors import MiddlewareError
 from contextwindow.middleware import DROP
 
 Hook = Callable[..., Any]
+
+
+class HookStopped(MiddlewareError):
+    """A hook was cancelled because the turn was stopped, by its deadline or from outside."""
 
 
 @dataclass(slots=True)
@@ -75,6 +79,10 @@ def run_hook(
         result = awaited if awaited is not None else hook(*values)
         if result is not None and inspect.isawaitable(result):
             result = yield RunHook(result)
+    except StopHook as error:
+        owner = getattr(hook, "__self__", None)
+        message = f"{name} of {_who(hook)} did not end when the turn was stopped"
+        raise HookStopped(message, hook=name, middleware=owner) from error
     except Exception as error:
         raise hook_error(name, hook, error) from error
     return result
@@ -83,7 +91,14 @@ def run_hook(
 def hook_error(name: str, hook: Hook, error: Exception) -> MiddlewareError:
     """The error for a *hook* that raised *error*."""
     owner = getattr(hook, "__self__", None)
-    who = type(owner).__name__ if owner is not None else getattr(hook, "__name__", repr(hook))
     return MiddlewareError(
-        f"{name} of {who} raised {type(error).__name__}: {error}", hook=name, middleware=owner
+        f"{name} of {_who(hook)} raised {type(error).__name__}: {error}",
+        hook=name,
+        middleware=owner,
     )
+
+
+def _who(hook: Hook) -> str:
+    owner = getattr(hook, "__self__", None)
+    name = getattr(hook, "__name__", repr(hook)) if owner is None else type(owner).__name__
+    return str(name)

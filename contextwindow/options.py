@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, TypedDict
 
+from contextwindow.busy import ON_BUSY, OnBusy
 from contextwindow.errors import ConfigError
-from contextwindow.models.base import CallOptions, ResponseFormat
+from contextwindow.formats import read_format
+from contextwindow.models.base import CallOptions
+from contextwindow.records import Reply
 
 
 class CallArguments(TypedDict, total=False):
@@ -20,14 +22,20 @@ class CallArguments(TypedDict, total=False):
         temperature: as the provider understands it.
         max_output_tokens: tokens of the reply at the most.
         reasoning: effort (``"low"``, ``"medium"``, ``"high"`` …) or the provider's own mapping.
-        response_format: a pydantic model class or a JSON schema that the reply must fit.
+        response_format: a pydantic model class, a dataclass, a TypedDict or a JSON schema that
+            the reply must fit; ``reply.parsed`` is then its value.
         timeout: seconds without a byte from the provider before ``ModelTimeout``.
-        deadline: seconds for the whole turn.
+        deadline: seconds for the whole turn, waiting for another one included.
         max_resumes: how often a reply that is cut off is resumed before the error is raised; 2
             unless said otherwise.
-        on_busy: what to do while another turn runs on the context: ``"raise"`` ``TurnBusy``, or
-            ``"wait"`` for it.
-        tool_choice: ``"auto"``, ``"none"``, ``"required"`` or a tool's name.
+        on_busy: what to do while another turn runs on the context: ``"raise"`` ``TurnBusy``,
+            ``"wait"`` for it, or ``"cancel_running"``: ask it to stop, wherever it runs, and wait
+            until it has.  A wait that ``deadline`` or ``cancel()`` ends raises ``TurnBusy``.
+        disable_tools: offer no tools this once.
+        tool_choice: ``"auto"``, ``"none"``, ``"required"`` or a tool's name; behind a round of
+            tools the choice is the model's again.
+        max_tool_rounds: how often the tools that the model asks for are run before the turn ends
+            with an error; 50 unless said otherwise.
         extra: merged into the provider's request as it is.
     """
 
@@ -38,8 +46,10 @@ class CallArguments(TypedDict, total=False):
     timeout: float | None
     deadline: float | None
     max_resumes: int
-    on_busy: Literal["raise", "wait"]
+    on_busy: OnBusy
+    disable_tools: bool
     tool_choice: str | None
+    max_tool_rounds: int
     extra: Mapping[str, Any]
 
 
@@ -48,15 +58,19 @@ class Driving:
     """The options that say how a turn is driven rather than what is asked.
 
     Attributes:
-        parse: turns the reply's text into ``reply.parsed``, with ``response_format``.
+        disable_tools: offer no tools.
+        max_tool_rounds: rounds of tools in one turn.
+        parse: reads ``reply.parsed`` out of the reply, with ``response_format``.
         recorded: the options as they are kept with the call.
     """
 
     timeout: float | None = None
     deadline: float | None = None
     max_resumes: int = 2
-    wait_if_busy: bool = False
-    parse: Callable[[str], Any] | None = None
+    on_busy: OnBusy = "raise"
+    disable_tools: bool = False
+    max_tool_rounds: int = 50
+    parse: Callable[[Reply], Any] | None = None
     recorded: dict[str, Any] = field(default_factory=dict)
 
 
@@ -72,21 +86,25 @@ def read_options(options: Mapping[str, Any]) -> tuple[CallOptions, Driving]:
     for name in options:
         if name not in CallArguments.__annotations__:
             raise ConfigError(_unknown(name))
+    form = read_format(options.get("response_format"))
     asked = CallOptions(
         temperature=_number(options, "temperature"),
         max_output_tokens=_count(options, "max_output_tokens", least=1),
         reasoning=_reasoning(options.get("reasoning")),
-        response_format=_format(options.get("response_format")),
+        response_format=None if form is None else form.sent,
         tool_choice=_text(options, "tool_choice"),
         extra=_extra(options.get("extra")),
     )
     resumes = _count(options, "max_resumes", least=0)
+    rounds = _count(options, "max_tool_rounds", least=0)
     driving = Driving(
         timeout=_seconds(options, "timeout"),
         deadline=_seconds(options, "deadline"),
         max_resumes=2 if resumes is None else resumes,
-        wait_if_busy=_busy(options.get("on_busy", "raise")),
-        parse=_parser(options.get("response_format")),
+        on_busy=_busy(options.get("on_busy", "raise")),
+        disable_tools=_flag(options, "disable_tools"),
+        max_tool_rounds=50 if rounds is None else rounds,
+        parse=None if form is None else form.parse_reply,
         recorded=_recorded(asked),
     )
     return asked, driving
@@ -128,6 +146,13 @@ def _count(options: Mapping[str, Any], name: str, *, least: int) -> int | None:
     return value
 
 
+def _flag(options: Mapping[str, Any], name: str) -> bool:
+    value = options.get(name, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 def _text(options: Mapping[str, Any], name: str) -> str | None:
     value = options.get(name)
     if value is not None and (not isinstance(value, str) or not value):
@@ -152,27 +177,10 @@ def _extra(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _busy(value: Any) -> bool:
-    if value not in ("raise", "wait"):
-        raise ConfigError(f"on_busy must be 'raise' or 'wait', not {value!r}")
-    return bool(value == "wait")
-
-
-def _format(value: Any) -> ResponseFormat | None:
-    if value is None:
-        return None
-    if isinstance(value, dict):
-        return ResponseFormat(name=str(value.get("title") or "reply"), schema=value)
-    schema = getattr(value, "model_json_schema", None)
-    if schema is None or not isinstance(value, type):
-        raise ConfigError(f"response_format must be a pydantic model or a schema, not {value!r}")
-    return ResponseFormat(name=value.__name__, schema=schema())
-
-
-def _parser(value: Any) -> Callable[[str], Any] | None:
-    if value is None:
-        return None
-    return json.loads if isinstance(value, dict) else value.model_validate_json
+def _busy(value: Any) -> OnBusy:
+    if value not in ON_BUSY:
+        raise ConfigError(f"on_busy must be one of {', '.join(ON_BUSY)}, not {value!r}")
+    return value  # type: ignore[no-any-return]  # one of them, as just seen
 
 
 def _recorded(options: CallOptions) -> dict[str, Any]:

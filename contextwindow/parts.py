@@ -220,14 +220,12 @@ class Part:
 
     def tool_call(self) -> ToolCall:
         """The tool call that this part asks for."""
-        raw = self.text()
-        try:
-            arguments = json.loads(raw) if raw.strip() else {}
-        except ValueError:
-            arguments = {}
-        if not isinstance(arguments, dict):
-            arguments = {}
-        return ToolCall(self.call_id, self.name, arguments, raw)
+        return _tool_call(self.call_id, self.name, self.text())
+
+
+def tool_call(record: Record) -> ToolCall:
+    """The tool call that *record* holds."""
+    return _tool_call(record.call_id or "", record.name or "", record.content)
 
 
 def text_record(part: Part, context_id: str, turn_id: str) -> Record:
@@ -251,3 +249,11 @@ def instruction(text: str, context_id: str) -> Record:
         content=_INSTRUCTION + json.dumps(text[-60:], ensure_ascii=False),
         timestamp=datetime.now(UTC),
     )
+
+
+def _tool_call(call_id: str, name: str, raw: str) -> ToolCall:
+    try:
+        arguments = json.loads(raw) if raw.strip() else {}
+    except (ValueError, RecursionError):
+        arguments = {}
+    return ToolCall(call_id, name, arguments if isinstance(arguments, dict) else {}, raw)

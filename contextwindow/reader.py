@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from contextwindow.chunks import StreamChunk
 from contextwindow.errors import ConfigError, ContextNotFound
+from contextwindow.followers import follow
 from contextwindow.records import Call, Context, ContextStats, Record, TokenUsage, Turn
 from contextwindow.store import conversations, reading
 from contextwindow.store.checks import check_text
@@ -98,6 +100,12 @@ class ContextReader:
         """
         with self._store.database.read() as connection:
             return reading.manifest(connection, self._current()[0], call_id)
+
+    def follow(
+        self, after: str | None = None, timeout: float | None = None
+    ) -> Iterator[StreamChunk]:
+        """The context's chunks as they are committed; see ``ContextWindow.follow``."""
+        return follow(self._store, self._current()[0], after, timeout)
 
     def live_tokens(self) -> int:
         """Tokens of the live records, counted offline."""

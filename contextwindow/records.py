@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from contextwindow.tokens import count_tokens
+from contextwindow.tokens import count_tokens, estimate_tokens
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "refusal", "cancelled"]
 TurnState = Literal["running", "complete", "interrupted", "cancelled", "failed", "awaiting"]
@@ -27,117 +28,22 @@ class RecordType(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One entry of a context.
+class Attachment:
+    """An image, a document or a text file that goes with a prompt.
 
     Attributes:
-        id: number of the record, unique in the database.
-        seq: place in the order of writing within the context, from 1.
-        timestamp: when it was written, aware UTC.
-        content: the text; of a partial also what has not been folded yet.  A tool call holds
-            its arguments as JSON text, a tool output its output.
-        live: whether it is sent to the model.
-        est_tokens: tokens of the content, counted offline.
-        response_id: the provider's id of the response that it came with.
-        streamed: whether it arrived as a stream.
-        partial_response_id: set while its stream has not ended well.
-        accumulated_tokens: tokens of a partial so far; None otherwise.
-        turn_id: the turn that wrote it.
-        call_id: the tool call's id, on tool calls and tool outputs.
-        name: the tool's name, on tool calls and tool outputs.
-        error: on a tool output, whether the tool failed.
-        payload: what a provider needs back verbatim: ``{"api": name, "items": [...]}``.
+        media_type: such as ``"image/png"``, in lower case and without parameters.
+        digest: SHA-256 of *data* in hexadecimal; ``""`` for a URL.
+        name: the file's name, ``""`` when there is none.
+        data: the bytes; None exactly when *url* is set.
+        url: where the provider itself fetches it.
     """
 
-    id: int
-    context_id: str
-    source: RecordType
-    content: str
-    seq: int = 0
-    timestamp: datetime
-    live: bool = True
-    est_tokens: int = 0
-    response_id: str | None = None
-    streamed: bool = False
-    partial_response_id: str | None = None
-    accumulated_tokens: int | None = None
-    turn_id: str | None = None
-    call_id: str | None = None
-    name: str | None = None
-    pinned: bool = False
-    error: bool = False
-    payload: dict[str, Any] | None = field(default=None, repr=False)
-
-    def __getattr__(self, name: str) -> Any:
-        # Only reached where `defer_tokens` has left the figure open.
-        if name == "est_tokens":
-            object.__setattr__(self, name, count_tokens(self.content))
-            return self.est_tokens
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-
-def defer_tokens(record: Record) -> Record:
-    """*record* itself, its ``est_tokens`` to be counted when somebody asks."""
-    object.__delattr__(record, "est_tokens")
-    return record
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """One named conversation.
-
-    Attributes:
-        id: its UUID.
-        start_time: when it was made, aware UTC.
-        use_server_side_threading: whether calls go on from the provider's own copy.
-        last_response_id: where that copy stands, or None.
-        parent_context_id: the context that it was made from, or None.
-        metadata: the application's own values.
-    """
-
-    id: str
-    name: str
-    start_time: datetime
-    use_server_side_threading: bool = False
-    last_response_id: str | None = None
-    max_tokens: int | None = None
-    parent_context_id: str | None = None
-    metadata: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContextStats:
-    """Size and activity of a context.
-
-    Attributes:
-        live_tokens: tokens of the live records, counted offline.
-        last_activity: when the newest record was written, or None for an empty context.
-    """
-
-    context_id: str
-    name: str
-    live_tokens: int = 0
-    total_records: int = 0
-    live_records: int = 0
-    last_activity: datetime | None = None
-    start_time: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenUsage:
-    """Tokens of a context.
-
-    Attributes:
-        live: tokens of the live records, counted offline.
-        total: tokens that all calls of the context have used, as the providers counted them.
-        max: tokens that the model takes, 0 when unknown.
-        percent: ``live / max`` as a share from 0 to 1; it may exceed 1; 0 when max is unknown.
-    """
-
-    live: int
-    total: int
-    max: int
-    percent: float
+    media_type: str
+    digest: str = ""
+    name: str = ""
+    data: bytes | None = field(default=None, repr=False)
+    url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +78,145 @@ class Usage:
             self.reasoning_tokens + other.reasoning_tokens,
             self.estimated or other.estimated,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One entry of a context.
+
+    Attributes:
+        id: number of the record, unique in the database.
+        seq: place in the order of writing within the context, from 1.
+        timestamp: when it was written, aware UTC.
+        content: the text; of a partial also what has not been folded yet.  A tool call holds
+            its arguments as JSON text, a tool output its output.
+        live: whether it is sent to the model.
+        est_tokens: tokens of the content, counted offline, and of the attachments, guessed.
+        response_id: the provider's id of the response that it came with.
+        streamed: whether it arrived as a stream.
+        partial_response_id: set while its stream has not ended well.
+        accumulated_tokens: tokens of a partial so far; None otherwise.
+        turn_id: the turn that wrote it.
+        call_id: the tool call's id, on tool calls and tool outputs.
+        name: the tool's name, on tool calls and tool outputs.
+        error: on a tool output, whether the tool failed.
+        payload: what a provider needs back verbatim: ``{"api": name, "items": [...]}``.
+        attachments: on a prompt, the files that go with it.
+    """
+
+    id: int
+    context_id: str
+    source: RecordType
+    content: str
+    seq: int = 0
+    timestamp: datetime
+    live: bool = True
+    est_tokens: int = 0
+    response_id: str | None = None
+    streamed: bool = False
+    partial_response_id: str | None = None
+    accumulated_tokens: int | None = None
+    turn_id: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    pinned: bool = False
+    error: bool = False
+    payload: dict[str, Any] | None = field(default=None, repr=False)
+    attachments: tuple[Attachment, ...] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached where `defer_tokens` has left the figure open.
+        if name == "est_tokens":
+            object.__setattr__(self, name, count_tokens(self.content))
+            return self.est_tokens
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def defer_tokens(record: Record) -> Record:
+    """*record* itself, its ``est_tokens`` to be counted when somebody asks."""
+    object.__delattr__(record, "est_tokens")
+    return record
+
+
+def tokens_known(records: Iterable[Record]) -> int:
+    """Tokens of *records*; where one is not counted yet, a guess: counting may take a while."""
+    total = 0
+    for record in records:
+        try:
+            total += _counted(record)
+        except AttributeError:
+            total += estimate_tokens(record.content)
+    return total
+
+
+_counted: Final[Callable[[Record], int]] = Record.__dict__["est_tokens"].__get__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One named conversation.
+
+    Attributes:
+        id: its UUID.
+        start_time: when it was made, aware UTC.
+        use_server_side_threading: whether calls go on from the provider's own copy.
+        last_response_id: where that copy stands, or None.
+        parent_context_id: the context that it was made from, or None.
+        metadata: the application's own values.
+    """
+
+    id: str
+    name: str
+    start_time: datetime
+    use_server_side_threading: bool = False
+    last_response_id: str | None = None
+    max_tokens: int | None = None
+    parent_context_id: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextStats:
+    """Size and activity of a context.
+
+    Attributes:
+        live_tokens: tokens of the live records, counted offline.
+        last_activity: when the newest record was written, or None for an empty context.
+        calls: calls of models that have ended.
+        usage: what they used, together; ``estimated`` when a part of it is.
+        cost: US dollars of those whose price is known; None where there are some, and it is known
+            of none.
+        unpriced_calls: how many used tokens whose price is not known.
+    """
+
+    context_id: str
+    name: str
+    live_tokens: int = 0
+    total_records: int = 0
+    live_records: int = 0
+    last_activity: datetime | None = None
+    start_time: datetime | None = None
+    calls: int = 0
+    usage: Usage = Usage()
+    cost: Decimal | None = None
+    unpriced_calls: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenUsage:
+    """Tokens of a context.
+
+    Attributes:
+        live: tokens of the live records, counted offline.
+        total: tokens that all calls of the context have used, as the providers counted them.
+        max: tokens that the model takes, 0 when unknown.
+        percent: ``live / max`` as a share from 0 to 1; it may exceed 1; 0 when max is unknown.
+    """
+
+    live: int
+    total: int
+    max: int
+    percent: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +273,8 @@ class Turn:
     Attributes:
         owner: the process that ran it, as ``host/pid/start``.
         partial_text: text of its unfinished response record, ``""`` when there is none.
+        usage: what its calls used, together; None while none of them has ended.
+        cost: US dollars of its calls; None when the price of one of them is not known.
     """
 
     id: str
@@ -239,6 +286,8 @@ class Turn:
     epoch: int = 0
     error: str | None = None
     partial_text: str = ""
+    usage: Usage | None = None
+    cost: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Iterable
-from functools import partial
-from typing import Any, Unpack
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Final, Unpack
 
+from contextwindow.attachments import Attachable, listed, read_attachment
+from contextwindow.chunks import StreamChunk
 from contextwindow.drive import Wiring
 from contextwindow.errors import ConfigError
 from contextwindow.middleware import Middleware, bind, check_all, check_middleware
@@ -18,6 +20,7 @@ from contextwindow.options import CallArguments, Driving, read_options
 from contextwindow.plan import STRATEGIES, Strategy, TurnPlan
 from contextwindow.reader import ContextReader, check_turn_id
 from contextwindow.records import (
+    Attachment,
     Call,
     Context,
     ContextStats,
@@ -27,10 +30,15 @@ from contextwindow.records import (
     TokenUsage,
     Turn,
 )
-from contextwindow.store import conversations, resuming, writing
+from contextwindow.store import conversations, resuming, tool_names, writing
 from contextwindow.store.checks import check_text
+from contextwindow.store.sqlite import open_files
 from contextwindow.store.store import Store
 from contextwindow.streams import Stream
+from contextwindow.tools import Tool, as_tool
+from contextwindow.unanswered import check_taken
+
+_CHOICES: Final = ("auto", "none", "required")
 
 
 class ContextWindow:
@@ -46,6 +54,7 @@ class ContextWindow:
             ``"openai-chat:NAME"``.
         system_prompt: the live system prompt; None leaves what the database has.
         max_tokens: tokens that the window may hold; None takes the model's own limit.
+        tools: what the model may call: ``Tool`` objects, or typed functions.
         middleware: hooks around every stream, in this order.
         checkpoint_interval: seconds that streamed text may wait to be written, together with
             other streams; 0 writes each chunk before it is delivered; None is 0 on SQLite and
@@ -64,6 +73,7 @@ class ContextWindow:
         model: Model | str | None = None,
         system_prompt: str | None = None,
         max_tokens: int | None = None,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
         middleware: Iterable[Middleware] = (),
         checkpoint_interval: float | None = None,
     ) -> None:
@@ -73,6 +83,7 @@ class ContextWindow:
         self._max_tokens = _limit(max_tokens)
         self._interval = _interval(checkpoint_interval)
         self._middleware = check_all(middleware, allow_async=self._allows_async)
+        self._tools = check_tools(tools, allow_async=self._allows_async)
         self._model, self._owns_model = _model(model)
         self._owns_store = not isinstance(database, Store)
         self._store = database if isinstance(database, Store) else Store(_place(database))
@@ -80,6 +91,8 @@ class ContextWindow:
             self._current = self._named(conversations.get_or_create(self._store.database, name))
             self._reader = ContextReader(self._store, lambda: self._current, self._most_tokens)
             self._store.settle(self._current[0])
+            if self._tools:
+                tool_names.add(self._store.database, self._current[0], self._tools)
             if system_prompt is not None and self._system_prompt() != system_prompt:
                 self.set_system_prompt(system_prompt)
         except BaseException:
@@ -106,23 +119,27 @@ class ContextWindow:
 
     # -- write ---------------------------------------------------------------------------
 
-    def add_prompt(self, text: str, *, key: str | None = None) -> Record:
+    def add_prompt(
+        self, text: str, attachments: Iterable[Attachable] = (), *, key: str | None = None
+    ) -> Record:
         """Write what the user says.
 
         Args:
+            text: may be empty where there is an attachment.
+            attachments: files that go with it: paths, bytes, URLs, ``Attachment`` objects, or
+                tuples of one of these and its media type.  Files are read now; a URL is left to
+                the provider to fetch.
             key: the application's own id for it, such as a webhook's: the same key a second time
                 writes nothing and gives the first record back.
 
         Raises:
             ConfigError: the text is empty, or holds what no database keeps (NUL, a lone
-                surrogate).
+                surrogate); an attachment cannot be read, or not be taken by this window's model.
+                Nothing was written.
         """
-        check_text(text, "prompt")
-        if key is not None:
-            check_text(key, "key")
-        return writing.append(
-            self._store.database, self._current[0], RecordType.PROMPT, text, key=key
-        )
+        values, place = listed(attachments), self._current
+        known = self._known_prompt(place, text, values, key)
+        return known or self._write_prompt(place, text, self._read_attachments(values), key)
 
     def add_tool_call(
         self, name: str, arguments: dict[str, Any] | str, call_id: str | None = None
@@ -266,6 +283,29 @@ class ContextWindow:
         """
         return resuming.discard(self._store.database, self._current[0], check_turn_id(turn_id))
 
+    # -- follow --------------------------------------------------------------------------
+
+    def follow(
+        self, after: str | None = None, timeout: float | None = None
+    ) -> Iterator[StreamChunk]:
+        """The context's chunks as they are committed, whoever runs its turns, in any process.
+
+        It ends behind the last chunk of a turn (``Done`` or ``StreamFailed``) when no turn is
+        under way; before that it waits.  Nothing that it does holds up a stream.
+
+        Args:
+            after: ``chunk.id`` of the last chunk that was seen: what came behind it, each
+                character once, whatever has become of the turn since; ``""``: from the
+                beginning; None: what comes from now on.
+            timeout: seconds without a chunk after which it ends; None waits for ever.
+
+        Raises:
+            ConfigError: *after* is no id, an id of another context, or its record was deleted.
+            ContextNotFound: the context was deleted.
+            StoreError: the database cannot be read any more.
+        """
+        return self._reader.follow(after, timeout)
+
     # -- read ----------------------------------------------------------------------------
 
     def reader(self) -> ContextReader:
@@ -337,8 +377,24 @@ class ContextWindow:
         """
         context = conversations.get_or_create(self._store.database, name)
         self._store.settle(context.id)
+        if self._tools:
+            tool_names.add(self._store.database, context.id, self._tools)
         self._current = self._named(context)
         return context
+
+    def set_parent(self, context_id: str | None) -> Context:
+        """Say from which context the current one was made; see ``ToolContext.link``.
+
+        Args:
+            context_id: id of a context, of this database or another one; None takes it back.
+
+        Raises:
+            ContextNotFound: the current context was deleted.
+        """
+        if context_id is not None:
+            check_text(context_id, "context_id")
+        conversations.set_parent(self._store.database, self._current[0], context_id)
+        return self._reader.get_current_context()
 
     def list_contexts(self) -> list[Context]:
         """Every context of the database, newest first."""
@@ -380,6 +436,7 @@ class ContextWindow:
         """
         doomed = conversations.known(self._store.database, name)
         conversations.delete(self._store.database, doomed.id)
+        self._store.wakeups.committed(doomed.id)
         if doomed.id == self._current[0]:
             others = self._store.list_contexts()
             self.switch_context(others[0].name if others else "default")
@@ -405,6 +462,46 @@ class ContextWindow:
         """
         return conversations.import_(self._store.database, export, name)
 
+    # -- tools ---------------------------------------------------------------------------
+
+    def add_tool(self, tool: Tool | Callable[..., Any]) -> Tool:
+        """Offer a tool from the next call on; one of the same name is replaced.
+
+        Args:
+            tool: a ``Tool``, or a typed function, of which one is made.
+
+        Raises:
+            ConfigError: it cannot be used as a tool, or is async.
+        """
+        made = check_tool(tool, allow_async=self._allows_async)
+        tool_names.add(self._store.database, self._current[0], [made.name])
+        self._tools = {**self._tools, made.name: made}
+        return made
+
+    def remove_tool(self, name: str) -> None:
+        """Offer a tool no longer, and forget its name.
+
+        Raises:
+            ConfigError: there is no tool of that name.
+        """
+        check_text(name, "tool name")
+        known = name in self._tools
+        self._tools = {other: tool for other, tool in self._tools.items() if other != name}
+        if not tool_names.remove(self._store.database, self._current[0], name) and not known:
+            names = ", ".join(self.list_tools()) or "none"
+            raise ConfigError(f"there is no tool {name!r} to remove; the tools are: {names}")
+
+    def list_tools(self) -> list[str]:
+        """Names of the context's tools, oldest first.
+
+        They are kept in the database; those that this window was not given are not offered.
+        """
+        return self._reader.list_tools()
+
+    def has_tool(self, name: str) -> bool:
+        """Whether the context has a tool of that name."""
+        return name in self.list_tools()
+
     # -- middleware and threading --------------------------------------------------------
 
     def add_middleware(self, middleware: Middleware) -> None:
@@ -428,6 +525,41 @@ class ContextWindow:
 
     # -- inside --------------------------------------------------------------------------
 
+    def _known_prompt(
+        self, place: tuple[str, str], text: str, values: list[object], key: str | None
+    ) -> Record | None:
+        """The prompt of that *key*, if its attachments need not be read again.
+
+        Raises:
+            ConfigError: *text* or *key* cannot be stored.
+        """
+        check_text(text, "prompt", empty=bool(values))
+        if key is None:
+            return None
+        check_text(key, "key")
+        # What is delivered twice may be gone the second time.
+        return writing.by_key(self._store.database, place[0], key) if values else None
+
+    def _read_attachments(self, values: list[object]) -> list[Attachment]:
+        if not values:
+            return []
+        untouchable = open_files()
+        found = [read_attachment(one, untouchable=untouchable) for one in values]
+        check_taken(self._model, found)
+        return found
+
+    def _write_prompt(
+        self, place: tuple[str, str], text: str, attachments: list[Attachment], key: str | None
+    ) -> Record:
+        return writing.append(
+            self._store.database,
+            place[0],
+            RecordType.PROMPT,
+            text,
+            key=key,
+            attachments=attachments,
+        )
+
     @staticmethod
     def _named(context: Context) -> tuple[str, str]:
         return context.id, context.name
@@ -448,28 +580,42 @@ class ContextWindow:
         self, options: CallArguments, resume: str | None = None, strategy: Strategy = "auto"
     ) -> Stream:
         plan, driving = draft(options, resume, strategy)
-        self._complete(plan)
-        return Stream(plan, self._wire(plan, driving, self._current[0]))
+        self._complete(plan, driving)
+        return Stream(plan, self._wire(plan, driving, self._current))
 
-    def _complete(self, plan: TurnPlan) -> None:
-        """Give *plan* this window's model and hooks."""
+    def _complete(self, plan: TurnPlan, driving: Driving) -> None:
+        """Give *plan* this window's model, hooks and tools.
+
+        Raises:
+            ConfigError: there is no model, or no tool of the name that shall be called.
+        """
         if self._model is None:
             raise ConfigError(
                 "this window has no model: pass model='openai:NAME' or a model object"
             )
         plan.model = self._model
         plan.hooks = bind(self._middleware)
-        plan.price = partial(catalog.price, self._model.provider, self._model.name)
+        prices = catalog.CallPrices(self._model, plan.options.extra.get("service_tier"))
+        plan.price = prices
+        plan.recorded = {**plan.recorded, **prices.written_down()}
+        if self._tools and not driving.disable_tools:
+            tools = plan.tools = self._tools
+            choice = plan.options.tool_choice
+            if choice is not None and choice not in (*_CHOICES, *tools):
+                known = ", ".join((*_CHOICES, *tools))
+                raise ConfigError(f"tool_choice {choice!r} names no tool; use one of: {known}")
+            plan.options = replace(plan.options, tools=tuple(tools.values()))
 
-    def _wire(self, plan: TurnPlan, driving: Driving, context_id: str) -> Wiring:
+    def _wire(self, plan: TurnPlan, driving: Driving, context: tuple[str, str]) -> Wiring:
         return Wiring(
             self._store,
-            self._store.ledger(context_id, self._interval),
+            self._store.ledger(context[0], self._interval),
             plan.model,
             plan.control,
             timeout=driving.timeout,
             deadline=driving.deadline,
-            wait_if_busy=driving.wait_if_busy,
+            on_busy=driving.on_busy,
+            context_name=context[1],
         )
 
 
@@ -493,10 +639,40 @@ def draft(
         resume=resume,
         strategy=strategy,
         max_resumes=driving.max_resumes,
+        max_tool_rounds=driving.max_tool_rounds,
         recorded=driving.recorded,
         parse=driving.parse,
     )
     return plan, driving
+
+
+def check_tool(tool: Tool | Callable[..., Any], *, allow_async: bool) -> Tool:
+    """*tool* as a ``Tool`` that can be run.
+
+    Raises:
+        ConfigError: it cannot be used as a tool, or is async where none can run.
+    """
+    made = as_tool(tool)
+    if made.is_async and not allow_async:
+        raise ConfigError(f"tool {made.name!r} is async; use AsyncContextWindow for it")
+    return made
+
+
+def check_tools(tools: object, *, allow_async: bool) -> dict[str, Tool]:
+    """*tools* by their names.
+
+    Raises:
+        ConfigError: it is no list, one of it is no tool, or two have one name.
+    """
+    if isinstance(tools, str) or not isinstance(tools, Iterable):
+        raise ConfigError(f"tools must be a list of tools or functions, not {tools!r}")
+    found: dict[str, Tool] = {}
+    for one in tools:
+        made = check_tool(one, allow_async=allow_async)
+        if made.name in found:
+            raise ConfigError(f"two tools have the name {made.name!r}; give one another name")
+        found[made.name] = made
+    return found
 
 
 def _place(database: object) -> str | os.PathLike[str]:

@@ -15,14 +15,17 @@ from typing import Any, TypeVar, Unpack
 
 import anyio
 
+from contextwindow.attachments import Attachable, listed
 from contextwindow.drive import Wiring
 from contextwindow.errors import ConfigError
+from contextwindow.followers import AsyncFollower
 from contextwindow.middleware import Middleware, check_all
 from contextwindow.models.base import Model
 from contextwindow.options import CallArguments, Driving
 from contextwindow.plan import Strategy, TurnPlan
 from contextwindow.reader import ContextReader, check_turn_id
 from contextwindow.records import (
+    Attachment,
     Call,
     Context,
     ContextStats,
@@ -34,7 +37,8 @@ from contextwindow.records import (
 from contextwindow.store.checks import check_ids
 from contextwindow.store.store import Store
 from contextwindow.streams import AsyncStream
-from contextwindow.window import ContextWindow, draft
+from contextwindow.tools import Tool
+from contextwindow.window import ContextWindow, check_tools, draft
 
 _T = TypeVar("_T")
 
@@ -45,24 +49,45 @@ class _Core(ContextWindow):
     _allows_async = True
 
     @property
-    def context_id(self) -> str:
-        """Id of the current context."""
-        return self._current[0]
-
-    @property
     def executor(self) -> ThreadPoolExecutor:
         """The threads in which the store is used."""
         return self._store.executor
+
+    @property
+    def store(self) -> Store:
+        """The database."""
+        return self._store
 
     @property
     def own_model(self) -> Model | None:
         """The model, if it was made here."""
         return self._model if self._owns_model else None
 
-    def wiring(self, plan: TurnPlan, driving: Driving, context_id: str | None) -> Wiring:
+    @property
+    def place(self) -> tuple[str, str]:
+        """Id and name of the current context."""
+        return self._current
+
+    def known_prompt(
+        self, place: tuple[str, str], text: str, values: list[object], key: str | None
+    ) -> Record | None:
+        """The prompt of that *key*, if its attachments need not be read again."""
+        return self._known_prompt(place, text, values, key)
+
+    def read_attachments(self, values: list[object]) -> list[Attachment]:
+        """*values* of a caller as attachments that the model takes."""
+        return self._read_attachments(values)
+
+    def write_prompt(
+        self, place: tuple[str, str], text: str, attachments: list[Attachment], key: str | None
+    ) -> Record:
+        """Write a prompt whose attachments were read."""
+        return self._write_prompt(place, text, attachments, key)
+
+    def wiring(self, plan: TurnPlan, driving: Driving, place: tuple[str, str] | None) -> Wiring:
         """What *plan* is driven with; completes the plan."""
-        self._complete(plan)
-        return self._wire(plan, driving, context_id or self._current[0])
+        self._complete(plan, driving)
+        return self._wire(plan, driving, place or self._current)
 
 
 class AsyncContextWindow:
@@ -86,10 +111,12 @@ class AsyncContextWindow:
         model: Model | str | None = None,
         system_prompt: str | None = None,
         max_tokens: int | None = None,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
         middleware: Iterable[Middleware] = (),
         checkpoint_interval: float | None = None,
     ) -> None:
         hooks = check_all(middleware, allow_async=True)
+        usable = list(check_tools(tools, allow_async=True).values())
         self._make: Callable[[], _Core] = partial(
             _Core,
             database,
@@ -97,6 +124,7 @@ class AsyncContextWindow:
             model=model,
             system_prompt=system_prompt,
             max_tokens=max_tokens,
+            tools=usable,
             middleware=hooks,
             checkpoint_interval=checkpoint_interval,
         )
@@ -130,9 +158,23 @@ class AsyncContextWindow:
 
     # -- write ---------------------------------------------------------------------------
 
-    async def add_prompt(self, text: str, *, key: str | None = None) -> Record:
+    async def add_prompt(
+        self, text: str, attachments: Iterable[Attachable] = (), *, key: str | None = None
+    ) -> Record:
         """Write what the user says; see ``ContextWindow.add_prompt``."""
-        return await self._run(lambda core: core.add_prompt(text, key=key))
+        values = listed(attachments)
+        if not values:
+            return await self._run(lambda core: core.add_prompt(text, key=key))
+        core = await self._open()
+        # The context that is current now, whatever becomes of that while files are read.
+        place = core.place
+        known = await self._run(lambda core: core.known_prompt(place, text, values, key))
+        if known is not None:
+            return known
+        # Not in the store's threads: a slow disk must not hold up the streams.
+        read = partial(core.read_attachments, values)
+        found = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
+        return await self._run(lambda core: core.write_prompt(place, text, found, key))
 
     async def add_tool_call(
         self, name: str, arguments: dict[str, Any] | str, call_id: str | None = None
@@ -207,6 +249,21 @@ class AsyncContextWindow:
         """Take what a turn left unfinished out; see ``ContextWindow.discard_partial``."""
         return await self._run(lambda core: core.discard_partial(turn_id))
 
+    # -- follow --------------------------------------------------------------------------
+
+    def follow(self, after: str | None = None, timeout: float | None = None) -> AsyncFollower:
+        """The context's chunks as they are committed; see ``ContextWindow.follow``.
+
+        With *after* None they begin with what is written after the first one was asked for.
+        """
+        place = None if self._core is None else self._core.place
+
+        async def make() -> tuple[Store, str]:
+            core = await self._open()
+            return core.store, (place or core.place)[0]
+
+        return AsyncFollower(make, after, timeout)
+
     # -- read ----------------------------------------------------------------------------
 
     async def reader(self) -> ContextReader:
@@ -270,6 +327,10 @@ class AsyncContextWindow:
         """Make the context called *name* the current one; see ``ContextWindow``."""
         return await self._run(lambda core: core.switch_context(name))
 
+    async def set_parent(self, context_id: str | None) -> Context:
+        """Say from which context the current one was made; see ``ContextWindow.set_parent``."""
+        return await self._run(lambda core: core.set_parent(context_id))
+
     async def list_contexts(self) -> list[Context]:
         """Every context of the database, newest first."""
         return await self._run(lambda core: core.list_contexts())
@@ -307,6 +368,24 @@ class AsyncContextWindow:
     ) -> Context:
         """A new context from what ``export_context`` gave; see ``ContextWindow``."""
         return await self._run(lambda core: core.import_context(export, name))
+
+    # -- tools ---------------------------------------------------------------------------
+
+    async def add_tool(self, tool: Tool | Callable[..., Any]) -> Tool:
+        """Offer a tool, which may be async; see ``ContextWindow.add_tool``."""
+        return await self._run(lambda core: core.add_tool(tool))
+
+    async def remove_tool(self, name: str) -> None:
+        """Offer a tool no longer; see ``ContextWindow.remove_tool``."""
+        await self._run(lambda core: core.remove_tool(name))
+
+    async def list_tools(self) -> list[str]:
+        """Names of the context's tools, oldest first; see ``ContextWindow.list_tools``."""
+        return await self._run(lambda core: core.list_tools())
+
+    async def has_tool(self, name: str) -> bool:
+        """Whether the context has a tool of that name."""
+        return await self._run(lambda core: core.has_tool(name))
 
     # -- middleware and threading --------------------------------------------------------
 
@@ -349,11 +428,11 @@ class AsyncContextWindow:
     ) -> AsyncStream:
         plan, driving = draft(options, resume, strategy)
         # A stream belongs to the context that was current when it was asked for.
-        context_id = None if self._core is None else self._core.context_id
+        place = None if self._core is None else self._core.place
 
         async def wire(plan: TurnPlan) -> Wiring:
             core = await self._open()
-            return core.wiring(plan, driving, context_id)
+            return core.wiring(plan, driving, place)
 
         return AsyncStream(plan, wire)
 

@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+
+# How long an example takes is the machine's affair: speed is measured in benchmarks/.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 SERVER = os.environ.get("CONTEXTWINDOW_TEST_POSTGRES", "postgresql+psycopg://root@127.0.0.1/test")
 SHARED = Path(

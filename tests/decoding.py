@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from contextwindow.errors import ModelError
@@ -110,6 +112,26 @@ def decode(
     except ModelError as error:
         decoded.error = error
     return decoded
+
+
+def cuts(body: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """*body* in the pieces that a network might make of it."""
+    yield "whole", [body]
+    if len(body) < 60_000:
+        yield "single bytes", [body[i : i + 1] for i in range(len(body))]
+    awkward = {i for i in range(1, len(body)) if body[i] & 0xC0 == 0x80 or body[i] in b"\r\n:{\\"}
+    awkward |= {i + 1 for i in awkward}
+    yield "awkward", pieces(body, awkward)
+    for seed in range(3):
+        chance = random.Random(seed)
+        places = [chance.randrange(len(body)) for _ in range(len(body) // 50)]
+        yield f"random {seed}", pieces(body, set(places))
+
+
+def pieces(body: bytes, places: set[int]) -> list[bytes]:
+    """*body* cut at *places*."""
+    edges = [0, *sorted(p for p in places if 0 < p < len(body)), len(body)]
+    return [body[a:b] for a, b in pairwise(edges)]
 
 
 def _feed(decoded: Decoded, events: list[Any]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from contextwindow.testing import ScriptedModel
 
 COUNT = "one two three four five six"
 
-STREAMS = ("call_model_streaming", "resume_streaming")
+STREAMS = ("call_model_streaming", "resume_streaming", "follow")
 
 Open = Callable[..., ContextWindow]
 
@@ -209,6 +210,27 @@ def problems(database: str | Store) -> list[str]:
         ).fetchall():
             if figures[0] != figures[1]:
                 found.append(f"{name}: total_tokens {figures[0]} != {figures[1]} of its calls")
+        kinds = ("input", "output", "cache_read", "cache_write", "reasoning")
+        names = [f"{kind}_tokens" for kind in kinds]
+        summed = ", ".join(f"coalesce(sum(k.{name}), 0)" for name in names)
+        for name, *figures in connection.execute(
+            f"SELECT c.name, c.calls, {', '.join(f'c.{name}' for name in names)}, "
+            f"c.estimated_calls, c.unpriced_calls, count(k.id), {summed}, "
+            "sum(CASE WHEN k.usage_estimated THEN 1 ELSE 0 END), "
+            "sum(CASE WHEN k.cost IS NULL AND k.input_tokens + k.output_tokens > 0 "
+            "THEN 1 ELSE 0 END) FROM contexts c LEFT JOIN calls k ON k.context_id = c.id "
+            "AND k.input_tokens IS NOT NULL GROUP BY c.id, c.name"
+        ).fetchall():
+            if figures[:8] != figures[8:]:
+                found.append(f"{name}: counted of its calls {figures[:8]} != {figures[8:]}")
+        costs: dict[str, Decimal] = {}
+        for name, pico, cost in connection.execute(
+            "SELECT c.name, c.cost_pico, k.cost FROM contexts c LEFT JOIN calls k "
+            "ON k.context_id = c.id ORDER BY c.name"
+        ).fetchall():
+            costs.setdefault(name, Decimal(pico) / 10**12)
+            costs[name] -= Decimal(cost or 0)
+        found += [f"{name}: cost is off by {cost}" for name, cost in costs.items() if cost]
         for name, *figures in connection.execute(
             "SELECT name, uncounted, (SELECT count(*) FROM records WHERE live AND "
             "records.uncounted AND records.context_id = contexts.id) FROM contexts"

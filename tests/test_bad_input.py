@@ -395,9 +395,20 @@ def test_a_model_without_a_key_says_which_variable_to_set(
         window.call_model()
 
 
-@pytest.mark.parametrize("form", ["anthropic:claude", "gemini:flash"])
-def test_models_that_are_not_there_yet_say_so(tmp_path: Path, form: str) -> None:
-    with pytest.raises(ConfigError, match=r"not available.*openai:NAME"):
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        ("anthropic:claude", ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL")),
+        ("gemini:gemini", ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
+    ],
+)
+def test_a_key_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+
+    with pytest.raises(ConfigError, match=names[0]):
         ContextWindow(str(tmp_path / "x.db"), "main", model=form)
 
     assert not (tmp_path / "x.db").exists()

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a POSIX s
 def test_sigkill_at_a_random_moment_keeps_what_was_shown(
     tmp_path: Path, mode: str, interval: float
 ) -> None:
+    """Fault 1: SIGKILL at a random moment of a stream, 200 times, sync and async: kept."""
     seed = random.randrange(1 << 30)
     chance = random.Random(seed)
     for number in range(KILLS // 4):

@@ -30,8 +30,9 @@ from contextwindow.errors import (
 )
 from contextwindow.models.base import Body, CallOptions, Request
 from contextwindow.models.catalog import context_limit, model_from_string, price
+from contextwindow.models.failures import retry_after
 from contextwindow.models.openai_chat import OpenAIChatModel
-from contextwindow.models.openai_errors import MAPPED, reported_error, retry_after, translated
+from contextwindow.models.openai_errors import MAPPED, reported_error, translated
 from contextwindow.models.openai_responses import OpenAIResponsesModel
 from contextwindow.models.sse import DONE
 from contextwindow.records import Usage
@@ -508,7 +509,7 @@ def test_a_local_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_client_given_with_options_or_of_a_wrong_type_is_refused() -> None:
     client = openai.OpenAI(api_key="k", base_url="http://h/v1")
 
-    with pytest.raises(ConfigError, match="api_key, base_url, timeout"):
+    with pytest.raises(ConfigError, match="set timeout on the client itself"):
         OpenAIChatModel("m", client=client, timeout=3)
     with pytest.raises(ConfigError, match="not str"):
         OpenAIChatModel("m", client="client")
@@ -617,9 +618,7 @@ def test_strings_name_models(monkeypatch: pytest.MonkeyPatch) -> None:
     assert repr(model_from_string("openai-chat: a:b")) == "OpenAIChatModel('a:b')"
 
 
-@pytest.mark.parametrize(
-    "text", ["gpt-5", "", "openai:", "anthropic:x", "gemini:x", "mistral:x", ":x"]
-)
+@pytest.mark.parametrize("text", ["gpt-5", "", "openai:", "mistral:x", ":x"])
 def test_strings_that_name_no_model_are_named(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         model_from_string(text)

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
-from decoding import Decoded, decode, record
+from decoding import Decoded, cuts, decode, record
 from openai_server import Answer, serving
 from shared_files import Recording, each, needed, turns
 
@@ -54,25 +51,6 @@ def decoded_from(recording: Recording, chunks: Any = None) -> Decoded:
 
 def is_answer(recording: Recording) -> bool:
     return bool(recording.expected["kind"] != "error")
-
-
-def cuts(body: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """*body* in the pieces that a network might make of it."""
-    yield "whole", [body]
-    if len(body) < 60_000:
-        yield "single bytes", [body[i : i + 1] for i in range(len(body))]
-    awkward = {i for i in range(1, len(body)) if body[i] & 0xC0 == 0x80 or body[i] in b"\r\n:{\\"}
-    awkward |= {i + 1 for i in awkward}
-    yield "awkward", pieces(body, awkward)
-    for seed in range(3):
-        chance = random.Random(seed)
-        places = [chance.randrange(len(body)) for _ in range(len(body) // 50)]
-        yield f"random {seed}", pieces(body, set(places))
-
-
-def pieces(body: bytes, places: set[int]) -> list[bytes]:
-    edges = [0, *sorted(p for p in places if 0 < p < len(body)), len(body)]
-    return [body[a:b] for a, b in pairwise(edges)]
 
 
 @each("openai_", is_answer)

@@ -3,11 +3,11 @@
 Shown elsewhere: D16, D18 and D40 also in `test_opening.py` and `test_migrations.py`, P4 with real
 kills in `test_crash.py`, D25 to D29 and T1, T2 at length in `test_threading_chain.py`, P11 to
 P14 at length in `test_streaming.py`, D33, D38, P17 and P19 over the recorded bytes of the providers
-in `test_openai_requests.py`, `test_openai_recordings.py` and `test_openai_errors.py`.
+in `test_openai_requests.py`, `test_openai_recordings.py` and `test_openai_errors.py`; what concerns
+tools in `test_seed_tools.py`.
 
 Not covered yet, since what they concern is still to come:
 
-- tools: D1, D2, D3 (its tools), D30, D31, D32, D33, D34, P10 (tools that ran), P16, P18, P22
 - compaction and summaries: D7, D24
 - other providers: P15 (Claude), P17 and P18 (Claude, Gemini)
 

@@ -220,3 +220,18 @@ def test_pairs_of_different_parts_are_not_mixed() -> None:
 
 def test_json_is_mended_in_keys_and_values() -> None:
     assert mended_json({"a\0": ["\ud800", 1, None]}) == {"a\ufffd": ["\ufffd", 1, None]}
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_last_event_without_its_blank_line_is_taken_if_its_lines_are_whole(end: bytes) -> None:
+    reader = AnswerReader("text/event-stream", "m")
+
+    events = [*reader.feed(b'data: {"a": 1}\n\ndata: {"b": 2}' + end), *reader.end()]
+
+    assert events == [{"a": 1}, {"b": 2}]
+
+
+def test_a_last_event_that_breaks_off_inside_a_line_is_dropped() -> None:
+    reader = AnswerReader("text/event-stream", "m")
+
+    assert [*reader.feed(b'data: {"a": 1}\n\ndata: {"b": 2}'), *reader.end()] == [{"a": 1}]

@@ -72,7 +72,7 @@ class Hand:
         self.plan = TurnPlan(plan.pop("options", None) or _options(), "turn-1", **plan)
         self.plan.model = WordModel(["unused"], name="words")
         self.plan.hooks = hooks or Hooks()
-        self.plan.price = lambda usage: None
+        self.plan.price = lambda usage, model: None
         self.turn = TurnRun(self.plan)
         self.reads = [list(read) for read in READS]
         self.written = Written()

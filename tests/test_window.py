@@ -22,6 +22,7 @@ from contextwindow import (
     InvalidRequest,
     MiddlewareError,
     ModelTimeout,
+    OutputInvalid,
     Overloaded,
     RateLimited,
     RecordType,
@@ -214,11 +215,12 @@ def test_a_reply_that_does_not_fit_its_form_is_stored_all_the_same(file: str, ru
     window.add_prompt("a city?")
     kinds: list[str] = []
 
-    with pytest.raises(pydantic.ValidationError):
+    with pytest.raises(OutputInvalid) as caught:
         window.call_model_streaming(response_format=City).until_done(
             lambda chunk: kinds.append(chunk.type)
         )
 
+    assert caught.value.text == '{"name": 1}'
     assert kinds[-1] == "stream_failed"
     assert contents(responses(window)) == ['{"name": 1}']
     assert states(window) == ["complete"]

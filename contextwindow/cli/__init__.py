@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -19,7 +20,9 @@ class _Group(click.Group):
         from contextwindow.cli.terminal import harmless
 
         # What the library logs is for programs; here the exit status and one line say it.
-        logging.getLogger("contextwindow").setLevel(logging.ERROR)
+        logger = logging.getLogger("contextwindow")
+        ctx.call_on_close(partial(logger.setLevel, logger.level))
+        logger.setLevel(logging.ERROR)
         try:
             return super().invoke(ctx)
         except ContextWindowError as error:
@@ -91,3 +94,18 @@ def tail(database: str, context: str, last: int, until_idle: float | None) -> No
     from contextwindow.cli import look
 
     look.tail(database, context, last=last, until_idle=until_idle)
+
+
+@main.command("doctor")
+@click.argument("database", metavar="DB")
+@click.option("--check", is_flag=True, help="Change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def examine(database: str, check: bool, as_json: bool) -> None:
+    """Settle dead turns, and look whether a database is sound.
+
+    Exit status: 0 all is well, 1 something was wrong (what could be mended is), 2 the database
+    cannot be opened.
+    """
+    from contextwindow.cli import doctor
+
+    sys.exit(doctor.run(database, check=check, as_json=as_json))

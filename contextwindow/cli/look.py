@@ -12,7 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from contextwindow import ContextReader, ContextStats, ContextWindow, Record, RecordType, Store
+from contextwindow import (
+    Attachment,
+    ContextReader,
+    ContextStats,
+    ContextWindow,
+    Record,
+    RecordType,
+    Store,
+)
 from contextwindow.cli.terminal import harmless
 
 ROLES = {
@@ -86,6 +94,8 @@ def _print_news(
         before = shown.get(record.id)
         if before is None:
             click.echo(f"\n{_heading(record)}")
+            for one in record.attachments:
+                click.echo(_attached(one))
         text = record.content[before or 0 :]
         if text or before is None:
             news = True
@@ -100,7 +110,10 @@ def _print_news(
 def print_record(record: Record) -> None:
     """One record, with its role."""
     click.echo(_heading(record))
-    click.echo(harmless(record.content))
+    for one in record.attachments:
+        click.echo(_attached(one))
+    if record.content or not record.attachments:
+        click.echo(harmless(record.content))
     click.echo()
 
 
@@ -115,6 +128,13 @@ def _heading(record: Record) -> str:
     if not record.live:
         marks.append("not live")
     return click.style(ROLES[record.source], bold=True) + f" ({', '.join(marks)})"
+
+
+def _attached(one: Attachment) -> str:
+    """What one attachment is, in a line."""
+    size = "URL" if one.data is None else f"{len(one.data):,} bytes"
+    named = one.name or one.url or "without a name"
+    return f"[attachment: {harmless(named)}, {harmless(one.media_type)}, {size}]"
 
 
 @contextmanager
@@ -147,4 +167,14 @@ def _record(record: Record) -> dict[str, object]:
         "partial": record.partial_response_id is not None,
         "tokens": record.est_tokens,
         "turn_id": record.turn_id,
+        "attachments": [
+            {
+                "name": one.name,
+                "media_type": one.media_type,
+                "size": None if one.data is None else len(one.data),
+                "digest": one.digest,
+                "url": one.url,
+            }
+            for one in record.attachments
+        ],
     }

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from contextwindow.errors import ModelError
-from contextwindow.records import FinishReason, Record, Usage
+from contextwindow.models.prices import Pricing, check_prices
+from contextwindow.records import Attachment, FinishReason, Record, Usage
 
 PartKind = Literal["text", "reasoning", "refusal", "tool_call"]
 
@@ -128,6 +129,8 @@ class Decoder(ABC):
         usage: tokens as the provider counted them, in our terms; None until it said.
         finish_reason: why the reply ended; None until it said.
         finished: whether the terminal event has been seen.
+        paused: the provider stopped a long reply in the middle and is to be called again with
+            what it said.
     """
 
     response_id: str | None = None
@@ -136,6 +139,7 @@ class Decoder(ABC):
     usage: Usage | None = None
     finish_reason: FinishReason | None = None
     finished: bool = False
+    paused: bool = False
 
     @abstractmethod
     def feed(self, event: Any) -> Sequence[Item]:
@@ -204,6 +208,8 @@ class Model(ABC):
         provider: the company's service, such as ``"openai"``; prices are looked up under it.
         api: which of its APIs, such as ``"openai-responses"``; payloads are kept under it.
         name: the provider's name of the model.
+        url: of the server that answers, where it is not the provider's own; prices are then
+            looked up by it.
         max_retries: how often a call that fails before its stream starts is made again.
         supports_threading: whether calls can go on from the provider's own copy.
         supports_prefill: whether an unfinished reply at the end of a request is continued.
@@ -212,13 +218,31 @@ class Model(ABC):
 
     provider: ClassVar[str] = ""
     api: ClassVar[str] = ""
+    url: str | None = None
     supports_threading: bool = False
     supports_prefill: bool = False
     opens_at_once: bool = False
     max_retries: int = 2
 
+    _prices: Pricing | None = None
+
     def __init__(self, name: str) -> None:
         self.name = name
+
+    @property
+    def prices(self) -> Pricing | None:
+        """What its tokens cost: ``Prices``, a function of ``Usage``, or None for the catalog.
+
+        A function gives US dollars, or None when it does not know.
+
+        Raises:
+            ConfigError: when something else is assigned.
+        """
+        return self._prices
+
+    @prices.setter
+    def prices(self, prices: Pricing | None) -> None:
+        self._prices = check_prices(prices)
 
     def __repr__(self) -> str:
         # Never the client: its repr may show keys.
@@ -254,6 +278,12 @@ class Model(ABC):
     @abstractmethod
     async def open_async(self, request: Request, *, timeout: float | None) -> AsyncEventSource:
         """As ``open``, on the running event loop."""
+
+    def attachment_problem(self, attachment: Attachment) -> str | None:
+        """Why this model cannot take *attachment*, or None when it can; text goes everywhere."""
+        if attachment.data is not None and attachment.media_type.startswith("text/"):
+            return None
+        return f"{self.name} takes no {attachment.media_type}"
 
     def is_unknown_response(self, error: ModelError) -> bool:
         """Whether *error* says that the provider no longer has the previous response."""

@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Final
 
 from contextwindow.errors import InvalidRequest, StreamInterrupted
 from contextwindow.models.base import CallOptions, Decoder, Delta, Item, PartEnd, PartKind, Request
+from contextwindow.models.openai_attachments import chat_part, chat_problem
 from contextwindow.models.openai_client import OpenAIModel
 from contextwindow.models.openai_errors import PROVIDER, reported_error
 from contextwindow.models.sse import DONE, TextMender
 from contextwindow.models.steps import Step, native_items, refusal_of, steps
-from contextwindow.records import FinishReason, Record, Usage
+from contextwindow.records import Attachment, FinishReason, Record, Usage
 
 API: Final = "openai-chat"
 
@@ -71,7 +72,7 @@ class OpenAIChatModel(OpenAIModel):
 
     def request(self, records: Sequence[Record], options: CallOptions) -> Request:
         """The arguments of ``client.chat.completions.create``."""
-        messages = _Messages(native_refusals=self.hosted)
+        messages = _Messages(self)
         for step in steps(records, id_limit=_ID_LIMIT):
             messages.add(step)
         body: dict[str, Any] = {"model": self.name, "messages": messages.done(options.prefill)}
@@ -95,6 +96,10 @@ class OpenAIChatModel(OpenAIModel):
     def decoder(self, request: Request) -> Decoder:
         """A fresh decoder for the answer to *request*."""
         return ChatDecoder(self.name)
+
+    def attachment_problem(self, attachment: Attachment) -> str | None:
+        """Why this model cannot take *attachment*, or None when it can."""
+        return chat_problem(self.name, attachment, hosted=self.hosted)
 
     def _set_options(self, body: dict[str, Any], options: CallOptions) -> None:
         if options.temperature is not None:
@@ -123,8 +128,9 @@ class OpenAIChatModel(OpenAIModel):
 class _Messages:
     """The messages of a request while they are put together."""
 
-    def __init__(self, *, native_refusals: bool) -> None:
-        self._native_refusals = native_refusals
+    def __init__(self, model: OpenAIChatModel) -> None:
+        self._problem = model.attachment_problem
+        self._native_refusals = model.hosted
         self._system: list[dict[str, Any]] = []
         self._messages: list[dict[str, Any]] = []
         # The reply that the last message is a part of, or None when it is no reply.
@@ -142,7 +148,7 @@ class _Messages:
         elif step.kind == "output":
             self._append({"role": "tool", "tool_call_id": step.call_id, "content": step.text})
         elif step.kind == "user":
-            self._append({"role": "user", "content": step.text})
+            self._append({"role": "user", "content": self._asked(step)})
 
     def done(self, prefill: bool) -> list[dict[str, Any]]:
         """All messages, system prompts first."""
@@ -151,6 +157,13 @@ class _Messages:
             # Servers' templates trim it or fail; the caller expects the space to come again.
             last["content"] = str(last.get("content") or "").rstrip()
         return self._system + self._messages
+
+    def _asked(self, step: Step) -> str | list[dict[str, Any]]:
+        attached = step.record.attachments
+        if not attached:
+            return step.text
+        texts = [{"type": "text", "text": step.text}] if step.text else []
+        return [*texts, *(chat_part(one, self._problem(one)) for one in attached)]
 
     def _add_text(self, step: Step) -> None:
         refusal = refusal_of(step.record)

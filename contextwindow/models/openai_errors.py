@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from contextwindow.errors import (
@@ -20,6 +17,7 @@ from contextwindow.errors import (
     RateLimited,
     StreamInterrupted,
 )
+from contextwindow.models.failures import connection_error, redacted, retry_after, said_by
 
 PROVIDER: Final = "openai"
 
@@ -48,7 +46,6 @@ MAPPED: Final[dict[str, type[ModelError]]] = {
 }
 """The SDK's exception classes; a class that is not named goes as its nearest named base."""
 
-_KEY: Final = re.compile(r"\b(?:sk|sess|pk)-[\w*.\-]{4,}|\bbearer\s+[\w.\-]{8,}", re.IGNORECASE)
 _TOO_LONG: Final = re.compile(
     r"maximum context length|context[ _-]?(?:window|length|size)|prompt is too long"
     r"|too many (?:input )?tokens|exceeds? the (?:model's )?maximum (?:number of )?(?:input )?tok",
@@ -67,14 +64,6 @@ _BLOCKED: Final = frozenset(
 _NO_QUOTA: Final = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 )
-_ADVICE: Final[dict[type[ModelError], str]] = {
-    AuthenticationFailed: "the key was refused; check OPENAI_API_KEY or api_key=",
-    RateLimited: "rate limit; wait and call again",
-    Overloaded: "the provider failed on its side; try again later",
-    ContextLengthExceeded: "the request is too long for the model; compact or trim the context",
-    ContentBlocked: "the provider's filter refused it; change the prompt",
-    InvalidRequest: "the request was refused; check the model's name and the options",
-}
 
 
 def translated(
@@ -93,27 +82,11 @@ def translated(
     names = [base.__name__ for base in type(error).__mro__]
     if "APIStatusError" in names:
         return _status_error(error, who)
-    if "APITimeoutError" in names or "TimeoutException" in names or "TimeoutError" in names:
-        limit = f"for {timeout:g} s" if timeout is not None else "within the client's timeout"
-        what = "no byte came" if reading else "no answer came"
-        return ModelTimeout(
-            f"{who}: {what} from {host} {limit}; raise timeout= or try again", provider=PROVIDER
-        )
-    if type(error).__module__.partition(".")[0] == "openai" and "APIConnectionError" not in names:
+    own = type(error).__module__.partition(".")[0] == "openai"
+    if own and "APIConnectionError" not in names:
         found = next((MAPPED[name] for name in names if name in MAPPED), ModelError)
         return found(f"{who}: {redacted(str(error))}", provider=PROVIDER)
-    reason = _reason(error)
-    if reading:
-        return StreamInterrupted(
-            f"{who}: the connection to {host} broke in the middle of the reply ({reason}); "
-            "what arrived is kept, resume the turn",
-            provider=PROVIDER,
-        )
-    return ModelError(
-        f"{who}: no connection to {host} ({reason}); check the network, base_url and proxies",
-        provider=PROVIDER,
-        retryable=True,
-    )
+    return connection_error(error, who, host, provider=PROVIDER, reading=reading, timeout=timeout)
 
 
 def reported_error(who: str, body: Any, *, status: int | None = None) -> ModelError:
@@ -136,42 +109,6 @@ def reported_error(who: str, body: Any, *, status: int | None = None) -> ModelEr
         code=code or kind or None,
         retryable=retryable,
     )
-
-
-def names_a_key(error: BaseException, secret: str) -> bool:
-    """Whether a traceback of *error* would show *secret*, or what looks like a key."""
-    text = str(error)
-    cause = error.__cause__
-    found = _KEY.search(text) is not None or (bool(secret) and secret in text)
-    return found or (cause is not None and names_a_key(cause, secret))
-
-
-def redacted(text: str, secret: str = "") -> str:
-    """*text* without keys, shortened to what a person reads."""
-    if secret:
-        text = text.replace(secret, "[key]")
-    text = _KEY.sub("[key]", text)
-    return text if len(text) <= 1_000 else text[:1_000] + "…"
-
-
-def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that *headers* ask to wait: milliseconds, seconds, or an HTTP date; else None.
-
-    Args:
-        now: default the server's own ``date``, which a wrong clock here cannot spoil.
-    """
-    for name, unit in (("retry-after-ms", 1_000.0), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) / unit
-        except ValueError:
-            continue
-        if math.isfinite(seconds):
-            return max(0.0, seconds)
-    then = _date(headers.get("retry-after"))
-    if then is None:
-        return None
-    now = now or _date(headers.get("date")) or datetime.now(UTC)
-    return max(0.0, (then - now).total_seconds())
 
 
 def _status_error(error: Any, who: str) -> ModelError:
@@ -224,28 +161,8 @@ def _classify(
 
 
 def _message(who: str, found: type[ModelError], status: int | None, code: str, message: str) -> str:
-    marks = ", ".join(str(mark) for mark in (status, code) if mark)
-    advice = _ADVICE.get(found, "the provider reported an error")
-    said = f": {redacted(message)}" if message else ""
-    return f"{who}: {advice}" + (f" ({marks})" if marks else "") + said
-
-
-def _reason(error: Exception) -> str:
-    """The innermost words: the SDK's own are just "Connection error."."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    text = redacted(str(cause))
-    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+    return said_by(who, found, status, code, message, key="OPENAI_API_KEY or api_key=")
 
 
 def _word(value: Any) -> str:
     return str(value) if isinstance(value, (str, int)) else ""
-
-
-def _date(text: str | None) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text or "")
-    except ValueError:
-        return None
-    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)

@@ -19,10 +19,11 @@ from typing import Any, ClassVar, Final
 
 from contextwindow.errors import ConfigError, ModelError
 from contextwindow.models.base import CallOptions, Decoder, Request
+from contextwindow.models.openai_attachments import responses_part, responses_problem
 from contextwindow.models.openai_client import OpenAIModel
 from contextwindow.models.responses_decoder import API, ResponsesDecoder
 from contextwindow.models.steps import Step, native_items, refusal_of, steps
-from contextwindow.records import Record
+from contextwindow.records import Attachment, Record
 
 _ID_LIMIT: Final = 64
 # These answer 400 when asked for encrypted reasoning, which they do not have.
@@ -71,7 +72,7 @@ class OpenAIResponsesModel(OpenAIModel):
         # A response that the provider runs on its own is one that it keeps.
         stored = options.threaded or background
         continued = options.previous_response_id is not None
-        entries = _Input(opaque=self.hosted, stored=stored)
+        entries = _Input(self, stored=stored)
         for step in steps(records, id_limit=_ID_LIMIT, continued=continued):
             entries.add(step)
         body: dict[str, Any] = {"model": self.name, "input": entries.done(), "store": stored}
@@ -101,6 +102,10 @@ class OpenAIResponsesModel(OpenAIModel):
             background=bool(request.body.get("background")),
             after=request.starting_after if request.response_id is not None else None,
         )
+
+    def attachment_problem(self, attachment: Attachment) -> str | None:
+        """Why this model cannot take *attachment*, or None when it can."""
+        return responses_problem(self.name, attachment, hosted=self.hosted)
 
     def is_unknown_response(self, error: ModelError) -> bool:
         """Whether the provider no longer has the previous response."""
@@ -142,13 +147,13 @@ class _Input:
     """The ``input`` of a request while it is put together.
 
     Args:
-        opaque: reasoning is worthless without its encrypted content; servers other than OpenAI's
-            may take the open text.
         stored: the provider keeps copies of responses, and checks items against them by id.
     """
 
-    def __init__(self, *, opaque: bool, stored: bool) -> None:
-        self._opaque = opaque
+    def __init__(self, model: OpenAIResponsesModel, *, stored: bool) -> None:
+        self._problem = model.attachment_problem
+        # Reasoning is worthless without its encrypted content; other servers may take open text.
+        self._opaque = model.hosted
         self._stored = stored
         self._system: list[dict[str, Any]] = []
         self._entries: list[_Entry] = []
@@ -159,7 +164,7 @@ class _Input:
         if step.kind == "system":
             self._system.append({"role": "system", "content": step.text})
         elif step.kind == "user":
-            self._append({"role": "user", "content": step.text})
+            self._append({"role": "user", "content": self._asked(step)})
         elif step.kind == "output":
             kind = "function_call_output"
             if step.call_id in self._custom:
@@ -186,15 +191,25 @@ class _Input:
             broken |= {entry.response for entry in kept} - reasoned
         return self._system + [_without_id(entry, broken) for entry in kept]
 
+    def _asked(self, step: Step) -> str | list[dict[str, Any]]:
+        attached = step.record.attachments
+        if not attached:
+            return step.text
+        texts = [{"type": "input_text", "text": step.text}] if step.text else []
+        return [*texts, *(responses_part(one, self._problem(one)) for one in attached)]
+
     def _add_output(self, step: Step) -> None:
         record = step.record
         items = native_items(record, API)
         for item in items or ():
+            if step.kind == "call" and item.get("type") in _CALLS:
+                # Of an id that is too long to be sent there is a short stand-in.
+                item = {**item, "call_id": step.call_id}
             if item.get("type") == "custom_tool_call":
                 self._custom.add(str(item.get("call_id")))
             self._entries.append(_Entry(item, record.response_id, native=True))
         if step.kind == "call":
-            if not any(item.get("call_id") == step.call_id for item in items or ()):
+            if not any(item.get("type") in _CALLS for item in items or ()):
                 self._append(
                     {
                         "type": "function_call",

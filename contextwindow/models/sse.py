@@ -173,6 +173,7 @@ class AnswerReader:
         self._events: EventReader | None = None
         self._is_json = False
         self._pieces: list[bytes] = []
+        self._last = b""
 
     def feed(self, chunk: bytes) -> list[Any]:
         """Parsed events that *chunk* completes.
@@ -181,6 +182,7 @@ class AnswerReader:
             StreamInterrupted: an event is no JSON.
             InvalidRequest: the answer is neither an event stream nor JSON.
         """
+        self._last = chunk
         if self._events is not None:
             return self._events.feed(chunk)
         self._pieces.append(chunk)
@@ -189,7 +191,10 @@ class AnswerReader:
         return self._decide(b"".join(self._pieces), whole=False)
 
     def end(self) -> list[Any]:
-        """What is left at the end of the body: ``[Body(json)]`` or nothing.
+        """What is left at the end of the body: ``[Body(json)]``, a last event, or nothing.
+
+        Servers and proxies leave out the blank line behind the last event; an event whose lines
+        are whole is taken, though the specification of SSE would drop it.
 
         Raises:
             StreamInterrupted: the JSON is cut off, or an event was no JSON.
@@ -199,7 +204,7 @@ class AnswerReader:
             self._decide(b"".join(self._pieces), whole=True)
         if self._events is not None:
             self._events.end()
-            return []
+            return self._events.feed(b"\n\n") if self._last.endswith((b"\n", b"\r")) else []
         if not self._is_json:
             return []
         self._is_json = False

@@ -18,7 +18,7 @@ from contextwindow.models.sse import mended
 from contextwindow.records import Record, RecordType
 
 UNKNOWN_OUTCOME: Final = "interrupted: the outcome of this call is unknown"
-NOT_RUN: Final = "interrupted: the call was cut off while it was written; it was not run"
+NOT_RUN: Final = "interrupted: the call was cut off; it was not run"
 
 _NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -137,7 +137,7 @@ def _step(record: Record, id_limit: int, *, continued: bool) -> Step | None:
 def _output(call: Step, answer: Record | None) -> Step:
     if answer is not None:
         return Step("output", answer, mended(answer.content), call.call_id, call.name)
-    cut = call.record.partial_response_id is not None
+    cut = call.record.partial_response_id is not None or call.record.error
     return Step("output", call.record, NOT_RUN if cut else UNKNOWN_OUTCOME, call.call_id, call.name)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -22,10 +21,16 @@ from contextwindow.store.rows import (
     to_record,
 )
 from contextwindow.store.schema import calls, contexts, records, turns
+from contextwindow.store.seams import note_resume
+from contextwindow.store.spending import Spent
 from contextwindow.store.statement import Statement
 from contextwindow.store.values import dump_json, now_text, parse_time
 
 _bind = sa.bindparam
+
+_LIVE_TOKENS = Statement(
+    sa.select(contexts.c.live_tokens).where(contexts.c.id == _bind("context_id"))
+)
 
 RESUMABLE: Final = ("interrupted", "cancelled", "failed")
 
@@ -98,7 +103,17 @@ _NEWEST_OPEN = Statement(
             ),
         )
     )
-    .order_by(turns.c.started.desc(), turns.c.epoch.desc())
+    # Numbers of calls only grow; a clock may be set back.
+    .order_by(
+        sa.func.coalesce(
+            sa.select(sa.func.min(calls.c.id))
+            .where(calls.c.turn_id == turns.c.id)
+            .scalar_subquery(),
+            0,
+        ).desc(),
+        turns.c.started.desc(),
+        turns.c.epoch.desc(),
+    )
     .limit(1)
 )
 
@@ -120,6 +135,7 @@ _INSERT_CALL = Statement(
         started=_bind("started"),
         manifest=_bind("manifest"),
         options=_bind("options"),
+        sent_tokens=_bind("sent"),
     )
     .returning(calls.c.id)
 )
@@ -127,14 +143,21 @@ _INSERT_CALL = Statement(
 
 @dataclass(slots=True)
 class Started:
-    """A lease that was taken, and what the ledger has to know."""
+    """A lease that was taken, and what the ledger has to know.
+
+    Attributes:
+        sent_tokens: of the first call, as counted here.
+        settled: whether a dead turn was settled first.
+        calls: what the turn's earlier calls have used, by their numbers.
+    """
 
     begun: Begun
     epoch: int
     call_id: int
-    live_tokens: int
+    sent_tokens: int
     next_seq: int
-    calls: dict[int, tuple[Usage, Decimal | None, str | None]] = field(default_factory=dict)
+    settled: bool = False
+    calls: dict[int, Spent] = field(default_factory=dict)
 
 
 def begin(
@@ -151,7 +174,9 @@ def begin(
     if row is None:
         raise ContextNotFound(f"context {context_id} was deleted")
     epoch, threaded, last_response_id, live_tokens, next_seq = row
-    release(connection, context_id, now)
+    settled = release(connection, context_id, now)
+    if settled:
+        live_tokens = _LIVE_TOKENS.scalar(connection, context_id=context_id)
     lasting = {"owner": leases.owner(), "epoch": epoch, "now": now, "expires": now + lease}
     if wanted.resume is None:
         turn_id = wanted.turn_id
@@ -159,23 +184,21 @@ def begin(
             connection, turn_id=turn_id, context_id=context_id, started=now_text(), **lasting
         )
         begun = Begun(turn_id, context_id, _records(connection, LIVE, context_id=context_id))
-        earlier: dict[int, tuple[Usage, Decimal | None, str | None]] = {}
+        earlier: dict[int, Spent] = {}
         if begun.records and begun.records[-1].source == RecordType.TOOL_OUTPUT:
             _ANSWERED.run(connection, context_id=context_id)
     else:
         turn_id = resumable(connection, context_id, wanted.resume)
         begun, earlier = _reopened(connection, context_id, turn_id)
+        note_resume(connection, turn_id, epoch, [*begun.whole, *begun.own])
         _REOPEN_TURN.run(connection, turn_id=turn_id, **lasting)
     begun.threaded, begun.last_response_id = bool(threaded), last_response_id
     manifest = [record.id for record in begun.records]
-    call = wanted.call
-    call_id = insert_call(
-        connection,
-        context_id,
-        turn_id,
-        StartCall(call.provider, call.model, call.options, manifest),
-    )
-    return Started(begun, epoch, call_id, live_tokens, next_seq, earlier)
+    sent = live_tokens + wanted.call.beside
+    asked = wanted.call
+    call = StartCall(asked.provider, asked.model, asked.options, manifest, sent)
+    call_id = insert_call(connection, context_id, turn_id, call)
+    return Started(begun, epoch, call_id, sent, next_seq, settled, earlier)
 
 
 def is_running(connection: Connection, context_id: str) -> bool:
@@ -192,18 +215,24 @@ def release(connection: Connection, context_id: str, now: float) -> bool:
     running = leases.RUNNING.one(connection, context_id=context_id)
     if running is None:
         return False
-    turn_id, owner, expires, started, epoch = running
-    left = (turn_id, epoch)
-    if expires >= now and left not in leases.given_up and not leases.is_gone(owner):
+    if leases.dead(connection.dialect, running, now):
+        # Its holder may have been in the middle of a write, and has ended the turn by now.
+        running = leases.RUNNING_ALONE.one(connection, context_id=context_id)
+        if running is None:
+            return False
+    turn_id, owner, _, _, started, epoch = running
+    if not leases.dead(connection.dialect, running, now):
+        since = parse_time(started)
         raise TurnBusy(
-            f"turn {turn_id} has been running on this context since "
-            f"{parse_time(started):%Y-%m-%d %H:%M:%S} UTC, held by {owner}; wait for it, or "
-            "cancel it there",
+            f"turn {turn_id} has been running on this context since {since:%Y-%m-%d %H:%M:%S} "
+            f"UTC, held by {owner}; wait for it (on_busy='wait') or stop it "
+            "(on_busy='cancel_running')",
             turn_id=turn_id,
             owner=owner,
+            since=since,
         )
     leases.settle(connection, context_id, turn_id)
-    leases.given_up.discard(left)
+    leases.given_up.discard((turn_id, epoch))
     return True
 
 
@@ -218,6 +247,7 @@ def insert_call(connection: Connection, context_id: str, turn_id: str, call: Sta
         started=now_text(),
         manifest=dump_json(to_ranges(call.manifest or [])),
         options=dump_json(call.options),
+        sent=call.sent,
     )
     assert row is not None  # noqa: S101 - RETURNING gives the row that was inserted
     return int(row[0])
@@ -244,7 +274,7 @@ def resumable(connection: Connection, context_id: str, turn_id: str) -> str:
 
 def _reopened(
     connection: Connection, context_id: str, turn_id: str
-) -> tuple[Begun, dict[int, tuple[Usage, Decimal | None, str | None]]]:
+) -> tuple[Begun, dict[int, Spent]]:
     """What an earlier attempt at the turn has left."""
     turn = _records(connection, _OWN, turn_id=turn_id)
     last_output = max((r.seq for r in turn if r.source == RecordType.TOOL_OUTPUT), default=0)
@@ -261,12 +291,14 @@ def _reopened(
         for r in live
         if r.id not in mine and (first is None or r.seq < first or r.source is system)
     ]
-    earlier: dict[int, tuple[Usage, Decimal | None, str | None]] = {}
+    earlier: dict[int, Spent] = {}
     last: tuple[str | None, str | None] = (None, None)
     for row in _CALLS.all(connection, turn_id=turn_id):
         call = to_call(row)
-        earlier[call.id] = (call.usage or Usage(), call.cost, call.response_id)
-        last = (call.response_id, call.cursor)
+        earlier[call.id] = Spent(call.usage or Usage(), call.cost, call.response_id)
+        # A reply that ended well, its tools under way, is not read again.
+        cut = call.error is not None or call.finish_reason in (None, "cancelled")
+        last = (call.response_id, call.cursor) if cut else (None, None)
     begun = Begun(
         turn_id,
         context_id,

@@ -10,14 +10,19 @@ from contextlib import ExitStack
 from typing import Final
 
 from contextwindow.errors import ContextWindowError, StoreBusy, StoreError
+from contextwindow.store import cancelling
 from contextwindow.store.engine import Database
 from contextwindow.store.ledger import TurnLedger
+from contextwindow.store.notices import announce
 
 IDLE: Final = 10.0
 """Seconds without a turn before the thread ends: starting one costs 80 µs."""
 
 LOOK: Final = 0.25
 """Seconds between looks at turns that wait for nobody: waking the thread costs 50 µs."""
+
+ASKED: Final = 0.5
+"""Seconds between looks whether somebody wants a turn to stop: a look costs 20 µs."""
 
 _log = logging.getLogger("contextwindow")
 
@@ -38,6 +43,7 @@ class Checkpointer:
         self._interval = 0.0
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._looked = 0.0
 
     def add(self, ledger: TurnLedger) -> None:
         """Look after *ledger* until it ends."""
@@ -72,8 +78,10 @@ class Checkpointer:
                 locks.enter_context(ledger.lock)
             try:
                 with self._database.write() as connection:
-                    for ledger in due:
-                        ledger.flush(connection)
+                    news = [one.context_id for one in due if one.flush(connection)]
+                    announce(connection, news)
+                for ledger in due:
+                    ledger.committed()
             except StoreBusy as error:
                 _log.warning("text of %d running replies waits: %s", len(due), error)
                 for ledger in due:
@@ -87,6 +95,23 @@ class Checkpointer:
                 _log.warning("text of %d running replies was not written: %s", len(due), error)
                 for ledger in due:
                     ledger.fail(reason)
+
+    def look(self) -> None:
+        """Stop the turns that somebody wants to stop."""
+        with self._lock:
+            running = list(self._ledgers)
+        if not running:
+            return
+        try:
+            with self._database.read() as connection:
+                asked = cancelling.asked(connection)
+        except StoreError as error:
+            # The turns' own writes say so loud enough.
+            _log.debug("not known whether somebody wants a turn to stop: %s", error)
+            return
+        for ledger in running if asked else ():
+            if ledger.attempt in asked:
+                ledger.stop()
 
     def close(self) -> None:
         """Write what waits and stop the thread."""
@@ -107,6 +132,9 @@ class Checkpointer:
             self._wake.clear()
             try:
                 self.flush()
+                if time.monotonic() - self._looked > ASKED:
+                    self._looked = time.monotonic()
+                    self.look()
             except Exception:  # noqa: BLE001 - said in the log
                 # Without this thread no lease would be renewed and no text written any more.
                 _log.exception("the checkpoint thread goes on after an error")

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from contextwindow.errors import ConfigError, ContextNotFound, StoreError
 from contextwindow.records import Context, ContextStats, RecordType
+from contextwindow.store import attached
 from contextwindow.store.checks import check_id, check_text
 from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
@@ -61,6 +62,12 @@ _THREADING = Statement(
     .where(contexts.c.id == _bind("context_id"))
     .where(contexts.c.use_server_side_threading != _bind("enabled"))
     .values(use_server_side_threading=_bind("enabled"), last_response_id=None)
+)
+
+_PARENT = Statement(
+    sa.update(contexts)
+    .where(contexts.c.id == _bind("context_id"))
+    .values(parent_context_id=_bind("parent"))
 )
 
 _LOCK_TURNS = Statement(
@@ -179,6 +186,7 @@ _IMPORTED = (
     "name",
     "pinned",
     "error",
+    "attached",
 )
 
 _IMPORT = Statement(
@@ -288,13 +296,19 @@ def set_threading(database: Database, context_id: str, enabled: bool) -> None:
         _THREADING.run(connection, context_id=context_id, enabled=enabled)
 
 
+def set_parent(database: Database, context_id: str, parent: str | None) -> None:
+    """Note the context that this one was made from."""
+    with database.write() as connection:
+        _PARENT.run(connection, context_id=context_id, parent=parent)
+
+
 def tools(connection: Connection, context_id: str) -> list[str]:
     """Names of the tools that are stored with the context."""
     return [row[0] for row in _TOOLS.all(connection, context_id=context_id)]
 
 
 def delete(database: Database, context_id: str) -> None:
-    """Delete a context with its records, turns, calls and tools.
+    """Delete a context with its records, turns, calls, tools, and attachments of its own.
 
     Raises:
         ContextNotFound: it was deleted already.
@@ -303,8 +317,10 @@ def delete(database: Database, context_id: str) -> None:
         # As every writer of a turn does: the context, then its turns, then what hangs on them.
         lock(connection, context_id)
         _LOCK_TURNS.all(connection, context_id=context_id)
+        named = attached.digests(connection, context_id)
         if _DELETE.run(connection, context_id=context_id).rowcount != 1:
             raise ContextNotFound(f"context {context_id} was deleted already")
+        attached.forget(connection, named)
 
 
 def copy(database: Database, context: Context, name: str, at: int | None = None) -> Context:
@@ -343,6 +359,7 @@ def copy(database: Database, context: Context, name: str, at: int | None = None)
             text = content + unfolded(connection, record_id)
             crc = checksum(text, payload)
             _SET_COPY.run(connection, copy_id=copy_id, seq=seq, content=text, checksum=crc)
+        attached.copy(connection, source.id, copy_id)
         _COPY_TOOLS.run(connection, **ids)
         _COUNT_COPY.run(connection, context_id=copy_id)
         made_context = by_id(connection, copy_id)
@@ -364,10 +381,12 @@ def export(connection: Connection, context: Context) -> dict[str, Any]:
             "metadata": context.metadata,
         },
         "records": [],
+        "attachments": {},
         "tools": tools(connection, context.id),
     }
     for row in _EXPORT.all(connection, context_id=context.id):
         record = to_record(connection, row)
+        out["attachments"] |= attached.exported(record)
         out["records"].append(
             {
                 "id": record.id,
@@ -386,6 +405,7 @@ def export(connection: Connection, context: Context) -> dict[str, Any]:
                 "pinned": record.pinned,
                 "error": record.error,
                 "payload": record.payload,
+                "attachments": attached.described(record),
             }
         )
     return out
@@ -402,6 +422,7 @@ def import_(database: Database, data: dict[str, Any] | str | bytes, name: str | 
         head = export_["context"]
         target = check_text(name if name is not None else head["name"], "context name")
         rows = [_row(one) for one in _list(export_["records"], "records")]
+        files = attached.imported(export_)
         names = dict.fromkeys(
             check_text(one, "tool name") for one in _list(export_.get("tools") or [], "tools")
         )
@@ -428,6 +449,7 @@ def import_(database: Database, data: dict[str, Any] | str | bytes, name: str | 
             _IMPORT.run_many(connection, [{**row, "context_id": context_id} for row in rows])
         except Conflict as error:
             raise ConfigError(f"this is no whole export: {error}") from error
+        attached.attach_imported(connection, context_id, files)
         for tool in names:
             _IMPORT_TOOL.run(connection, context_id=context_id, name=tool, now=now_text())
         _COUNT_COPY.run(connection, context_id=context_id)
@@ -471,6 +493,7 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
         "error": _flag(one, "error"),
         "payload": payload,
         "checksum": checksum(content, payload),
+        "attached": len(one.get("attachments") or ()),
     }
 
 

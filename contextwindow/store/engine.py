@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -112,11 +112,19 @@ class Database:
         return self._inner.read()
 
     def now(self, connection: Connection) -> float:
-        """Seconds since the epoch by a clock that all users of the database share.
+        """Seconds by a clock that all users of the database share.
 
-        The server's on PostgreSQL; on SQLite they share the machine.
+        The server's on PostgreSQL.  On SQLite they share the machine: the time since it was
+        started, which nobody sets.
         """
         return self._inner.now(connection)
+
+    def beside(self) -> AbstractContextManager[Any]:
+        """A driver's connection of its own, only to learn from it that others have committed.
+
+        None in memory, where there are no others.
+        """
+        return self._inner.beside()
 
     def insert_ignore(self, table: sa.Table) -> statement.Insert:
         """``INSERT`` into *table* that does nothing where a row of that key exists."""

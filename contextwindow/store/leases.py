@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from contextwindow.records import RecordType
+from contextwindow.models.steps import UNKNOWN_OUTCOME
+from contextwindow.records import RecordType, Usage
 from contextwindow.store.connection import Connection
-from contextwindow.store.ledger_sql import FORGET_DELTAS
+from contextwindow.store.ledger_sql import FORGET_DELTAS, NEVER_RAN
 from contextwindow.store.rows import measure, unfolded
 from contextwindow.store.schema import calls, contexts, records, turns
+from contextwindow.store.spending import Spent, count
 from contextwindow.store.statement import Statement
 from contextwindow.store.values import checksum, now_text
 
 _bind = sa.bindparam
 
-RUNNING = Statement(
-    sa.select(turns.c.id, turns.c.owner, turns.c.expires, turns.c.started, turns.c.epoch)
+_RUNNING = (
+    sa.select(
+        turns.c.id,
+        turns.c.owner,
+        turns.c.heartbeat,
+        turns.c.expires,
+        turns.c.started,
+        turns.c.epoch,
+    )
     .where(turns.c.context_id == _bind("context_id"))
     .where(turns.c.state == sa.literal_column("'running'"))
+)
+RUNNING = Statement(_RUNNING)
+
+RUNNING_ALONE = Statement(
+    # A write of the holder may be under way on PostgreSQL; SQLite has let nobody else in.
+    lambda dialect: _RUNNING.with_for_update() if dialect == "postgresql" else _RUNNING
 )
 
 _PARTIALS = Statement(
@@ -36,6 +52,7 @@ _PARTIALS = Statement(
         records.c.est_tokens,
         records.c.source,
         records.c.uncounted,
+        records.c.ts,
     )
     .where(records.c.turn_id == _bind("turn_id"))
     .where(records.c.partial_response_id.is_not(None))
@@ -52,6 +69,7 @@ _FOLD = Statement(
         accumulated_tokens=_bind("est_tokens"),
         uncounted=_bind("uncounted"),
         live=_bind("live"),
+        error=_bind("error"),
     )
 )
 
@@ -61,16 +79,38 @@ _SETTLE_TURN = Statement(
     .values(state="interrupted", ended=_bind("ended"), error=_bind("error"))
 )
 
-_SETTLE_CALLS = Statement(
-    sa.update(calls)
+_OPEN_CALL = Statement(
+    sa.select(calls.c.id, calls.c.started, calls.c.sent_tokens)
     .where(calls.c.turn_id == _bind("turn_id"))
     .where(calls.c.duration.is_(None))
     .where(calls.c.error.is_(None))
+    .order_by(calls.c.id.desc())
+    .limit(1)
+)
+
+_SETTLE_CALL = Statement(
+    sa.update(calls)
+    .where(calls.c.id == _bind("call_id"))
     .values(
         error=_bind("error"),
-        input_tokens=sa.func.coalesce(calls.c.input_tokens, _bind("input_tokens")),
-        output_tokens=sa.func.coalesce(calls.c.output_tokens, _bind("output_tokens")),
+        input_tokens=_bind("input_tokens"),
+        output_tokens=_bind("output_tokens"),
         usage_estimated=True,
+    )
+)
+
+# What the model had written to its end.
+_WRITTEN = Statement(
+    sa.select(sa.func.coalesce(sa.func.sum(records.c.est_tokens), 0))
+    .where(records.c.turn_id == _bind("turn_id"))
+    .where(records.c.ts >= _bind("since"))
+    .where(records.c.partial_response_id.is_(None))
+    .where(
+        sa.or_(
+            records.c.source == int(RecordType.MODEL_RESPONSE),
+            records.c.source == int(RecordType.REASONING),
+            records.c.source == int(RecordType.TOOL_CALL),
+        )
     )
 )
 
@@ -81,12 +121,7 @@ _COUNT = Statement(
         live_count=contexts.c.live_count + _bind("live"),
         live_tokens=contexts.c.live_tokens + _bind("tokens"),
         uncounted=contexts.c.uncounted + _bind("uncounted"),
-        total_tokens=contexts.c.total_tokens + _bind("total"),
     )
-)
-
-_LIVE_TOKENS = Statement(
-    sa.select(contexts.c.live_tokens).where(contexts.c.id == _bind("context_id"))
 )
 
 given_up: Final[set[tuple[str, int]]] = set()
@@ -94,6 +129,12 @@ given_up: Final[set[tuple[str, int]]] = set()
 
 Nobody has to wait for their lease.
 """
+
+_WALL_CLOCK: Final = 1e9
+"""Seconds: no machine has been up for 31 years, and no server's clock stands before 2001."""
+
+_seen: Final[dict[str, tuple[float, float]]] = {}
+"""Turns whose last sign of life lies in the future: that sign, and when it was seen first."""
 
 DIED: Final = "its process ended before the turn did"
 
@@ -150,20 +191,77 @@ def is_gone(holder: str) -> bool:
     return pid == os.getpid()
 
 
+def is_dead(connection: Connection, context_id: str, now: float) -> bool:
+    """Whether the turn that runs on a context has nobody who drives it."""
+    running = RUNNING.one(connection, context_id=context_id)
+    return running is not None and dead(connection.dialect, running, now)
+
+
+def dead(dialect: str, running: tuple[Any, ...], now: float) -> bool:
+    """Whether a row of ``RUNNING`` is of a turn that nobody drives any more."""
+    turn_id, holder, heartbeat, expires, _, epoch = running
+    return (
+        (turn_id, epoch) in given_up
+        or is_gone(holder)
+        or has_run_out(dialect, turn_id, heartbeat, expires, now)
+    )
+
+
+def has_run_out(dialect: str, turn_id: str, heartbeat: float, expires: float, now: float) -> bool:
+    """Whether the lease of a turn is over.
+
+    Args:
+        heartbeat, expires: of the lease, as stored.
+        now: by the clock that all users of the database share (``Database.now``).
+    """
+    if expires > _WALL_CLOCK > now:
+        # Written before revision 0004, when SQLite's leases were in the time of the day.
+        return expires < time.time()
+    if expires < now:
+        return True
+    if heartbeat <= now + 1.0:
+        return False
+    if dialect == "sqlite":
+        # Its clock never goes back while the machine runs: the machine was started anew.
+        return True
+    # The server's clock was set back.  Who lives shows it within a sixth of its lease; who does
+    # not would otherwise hold it until the clock is there again.
+    return _stood_still(turn_id, heartbeat, expires - heartbeat)
+
+
+def _stood_still(turn_id: str, heartbeat: float, seconds: float) -> bool:
+    """Whether the turn has shown no other sign of life for so long, by our own clock."""
+    moment = time.monotonic()
+    known, since = _seen.get(turn_id, (None, moment))
+    if known != heartbeat:
+        if len(_seen) > 10_000:
+            _seen.clear()
+        _seen[turn_id] = (heartbeat, moment)
+        return False
+    return moment - since > seconds
+
+
 def settle(connection: Connection, context_id: str, turn_id: str, error: str = DIED) -> None:
     """Fold what a dead turn has left and mark it ``interrupted``; within a transaction.
 
-    Nothing that was committed is lost.  Its usage is estimated from the texts, and marked so.
+    Nothing that was committed is lost.  Its usage is estimated from the texts, and marked so.  Of
+    its tools it is noted which may have run.
     """
     live = grown = guessed = output = 0
-    for record_id, content, payload, was_live, old, source, was_guess in _PARTIALS.all(
+    call = _OPEN_CALL.one(connection, turn_id=turn_id)
+    for record_id, content, payload, was_live, old, source, was_guess, began in _PARTIALS.all(
         connection, turn_id=turn_id
     ):
         text = content + unfolded(connection, record_id)
+        unknown = source == RecordType.TOOL_OUTPUT
+        if unknown:
+            text = UNKNOWN_OUTCOME
         size, guess = measure(text)
         # No provider takes half a thought or half a call back; half a reply it does.
-        stays = bool(was_live) and source == RecordType.MODEL_RESPONSE
-        output += size
+        stays = bool(was_live) and (unknown or source == RecordType.MODEL_RESPONSE)
+        if call is not None and not unknown:
+            # What an earlier call had brought of it was counted when that one ended.
+            output += size if began >= call[1] else max(0, size - old)
         live += stays - bool(was_live)
         grown += (size if stays else 0) - (old if was_live else 0)
         guessed += (guess and stays) - (bool(was_guess) and bool(was_live))
@@ -175,18 +273,20 @@ def settle(connection: Connection, context_id: str, turn_id: str, error: str = D
             est_tokens=size,
             uncounted=guess,
             live=stays,
+            error=unknown,
         )
         FORGET_DELTAS.run(connection, record_id=record_id)
-    sent = _LIVE_TOKENS.scalar(connection, context_id=context_id) or 0
-    done = _SETTLE_CALLS.run(
-        connection, turn_id=turn_id, error=error, input_tokens=sent, output_tokens=output
-    )
-    _COUNT.run(
-        connection,
-        context_id=context_id,
-        live=live,
-        tokens=grown,
-        uncounted=guessed,
-        total=sent + output if done.rowcount > 0 else 0,
-    )
+    NEVER_RAN.run(connection, turn_id=turn_id)
+    _COUNT.run(connection, context_id=context_id, live=live, tokens=grown, uncounted=guessed)
+    if call is not None:
+        output += _WRITTEN.scalar(connection, turn_id=turn_id, since=call[1])
+        spent = Spent(Usage(call[2] or 0, output, estimated=True))
+        _SETTLE_CALL.run(
+            connection,
+            call_id=call[0],
+            error=error,
+            input_tokens=spent.usage.input_tokens,
+            output_tokens=output,
+        )
+        count(connection, context_id, spent.counters(), total=spent.usage.total_tokens)
     _SETTLE_TURN.run(connection, turn_id=turn_id, ended=now_text(), error=error)

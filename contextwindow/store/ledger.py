@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
+from collections.abc import Callable, Container, Sequence
 from copy import copy
 from dataclasses import replace
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from contextwindow.effects import (
     Append,
@@ -18,6 +19,7 @@ from contextwindow.effects import (
     CloseRecord,
     EndCall,
     EndTurn,
+    Forget,
     OpenRecord,
     Operation,
     Progress,
@@ -27,22 +29,36 @@ from contextwindow.effects import (
     Written,
 )
 from contextwindow.errors import ContextNotFound, StoreError, TurnLost
-from contextwindow.records import Record, Usage, defer_tokens
-from contextwindow.store import beginning, leases
+from contextwindow.follow import attempt_of, next_attempt
+from contextwindow.records import Record, RecordType, Usage, defer_tokens
+from contextwindow.store import beginning, cancelling, leases
 from contextwindow.store import ledger_sql as sql
 from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
+from contextwindow.store.notices import NOTICE_EVERY, announce
 from contextwindow.store.rows import measure, to_ranges, to_record
+from contextwindow.store.seams import note_attempt, note_set_back
+from contextwindow.store.spending import Spent, changes, price_dead, spent, together
 from contextwindow.store.values import checksum, dump_json, now_text, parse_time
 
 if TYPE_CHECKING:
     from contextwindow.store.checkpoints import Checkpointer
 
 
+class Holder(Protocol):
+    """Who drives a running turn in this process."""
+
+    def stop(self, reason: str) -> None:
+        """End the turn soon, from any thread."""
+
+    def waits_for(self, thread: int, task: object) -> bool:
+        """Whether the turn cannot go on while *task* of *thread* waits for it."""
+
+
 class _Entry:
     """A record of the turn, as the database has it."""
 
-    __slots__ = ("guess", "live", "next_delta", "record", "tokens")
+    __slots__ = ("guess", "live", "next_delta", "reach", "record", "tokens")
 
     record: Record
 
@@ -51,18 +67,26 @@ class _Entry:
         self.guess = False
         self.live = True
         self.next_delta = 0
+        self.reach = 0
 
 
 class _Counters:
     """What one transaction changes of the context's counters."""
 
-    __slots__ = ("live", "opened", "tokens", "total", "uncounted")
+    __slots__ = ("live", "opened", "spent", "tokens", "total", "uncounted")
 
     def __init__(self) -> None:
         self.opened = self.live = self.tokens = self.uncounted = self.total = 0
+        self.spent: dict[str, int] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.opened or self.live or self.tokens or self.uncounted or self.total)
+        return bool(self.opened or self.live or self.tokens or self.uncounted or self.spent)
+
+    def spend(self, ended: Sequence[Spent], void: Sequence[Spent]) -> None:
+        """Count calls that end, and take back what earlier ones were taken to have used."""
+        gained = [one.counters() for one in ended]
+        self.spent = changes(*gained, *(one.counters(-1, call=0) for one in void))
+        self.total = self.spent["input_tokens"] + self.spent["output_tokens"]
 
 
 class TurnLedger:
@@ -72,6 +96,7 @@ class TurnLedger:
         interval: seconds that text may wait to be written together with other turns' text; 0
             writes it before ``apply`` returns.
         lease: seconds after the last sign of life when others may take the turn over.
+        tell: told the context's id after each commit.
     """
 
     def __init__(
@@ -82,6 +107,7 @@ class TurnLedger:
         interval: float,
         lease: float,
         checkpointer: Checkpointer,
+        tell: Callable[[str], None] = lambda context_id: None,
     ) -> None:
         self.context_id = context_id
         self.interval = interval
@@ -94,16 +120,21 @@ class TurnLedger:
         self._waiting: deque[Operation] = deque()
         self._failure: StoreError | TurnLost | ContextNotFound | None = None
         self._entries: dict[int, _Entry] = {}
-        self._epoch = 0
+        self._epoch = self._attempt = 0
         self._call_id = 0
-        self._live_tokens = 0
-        self._began_seq = 0
+        self._sent_tokens = 0
+        self._began_seq = self._last_seq = 0
         self._sent: object = None
         self._renewed = 0.0
-        self._calls: dict[int, tuple[Usage, Decimal | None, str | None]] = {}
+        self._calls: dict[int, Spent] = {}
         self._response_id: str | None = None
         self._void: list[int] = []
         self._flushing: tuple[list[Operation], tuple[Any, ...]] | None = None
+        self._holder: weakref.ref[Holder] | None = None
+        self._tell = tell
+        self._announced = 0.0
+        self._owes_notice = False
+        self._furthest = 0
 
     # -- the lease -----------------------------------------------------------------------
 
@@ -120,15 +151,44 @@ class TurnLedger:
             started = beginning.begin(connection, self.context_id, wanted, now, self.lease)
             if started.begun.threaded:
                 self._sent = self._live_before(connection, started.next_seq, started.begun.turn_id)
+            announce(connection, [self.context_id])
+        self._tell(self.context_id)
         self.turn_id = started.begun.turn_id
         self._epoch = started.epoch
+        self._attempt = attempt_of(started.epoch)
         self._call_id = started.call_id
-        self._live_tokens = started.live_tokens
+        self._sent_tokens = started.sent_tokens
         self._began_seq = started.next_seq
         self._calls = started.calls
+        if started.settled:
+            costs = price_dead(self._database, self.context_id, leases.DIED)
+            for call_id in costs.keys() & self._calls.keys():
+                self._calls[call_id] = replace(self._calls[call_id], cost=costs[call_id])
         self._renewed = time.monotonic()
         self._checkpointer.add(self)
+        cancelling.held[self.turn_id] = self
         return started.begun
+
+    def held_by(self, holder: Holder) -> None:
+        """Let *holder* be told when somebody wants the turn to stop."""
+        # A stream that is dropped ends at once only if nothing else holds it.
+        self._holder = weakref.ref(holder)
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who drives the turn; None when nobody does any more."""
+        return None if self._holder is None else self._holder()
+
+    def stop(self) -> None:
+        """Have the turn end as cancelled."""
+        holder = self.holder
+        if holder is not None and not self.written.ended:
+            holder.stop("cancel")
+
+    @property
+    def attempt(self) -> tuple[str, int]:
+        """The turn, and the epoch in which it is held."""
+        return self.turn_id, self._epoch
 
     # -- writing -------------------------------------------------------------------------
 
@@ -165,15 +225,20 @@ class TurnLedger:
             ContextNotFound: the context was deleted; nothing was written.
             StoreError: the database refused; nothing was written.
         """
+        # Outside of the transaction: the first price takes 0.2 s.
+        ended = [
+            spent(one, self._sent_tokens) for one in checkpoint.operations if type(one) is EndCall
+        ]
         with self._lock:
             deferred = self._drain()
             operations = [*deferred, *checkpoint.operations]
             if not operations:
                 return self.written
-            kept = self._state()
+            kept = self._state(operations)
             try:
                 with self._database.write(boundary=checkpoint.boundary) as connection:
-                    self._run(connection, operations)
+                    self._run(connection, operations, ended)
+                    self._announce(connection, checkpoint.boundary)
             except BaseException:
                 self._restore(kept)
                 self._waiting.extendleft(reversed(deferred))
@@ -181,19 +246,60 @@ class TurnLedger:
             if type(operations[-1]) is EndTurn:
                 self.written.ended = True
                 self._checkpointer.remove(self)
+        self._tell(self.context_id)
         return self.written
 
-    def _state(self) -> tuple[Any, ...]:
-        """What a transaction that is rolled back must not have changed."""
-        entries = {key: copy(entry) for key, entry in self._entries.items()}
-        closed = dict(self.written.records)
-        return entries, closed, self._call_id, self._response_id, dict(self._calls)
+    def committed(self) -> None:
+        """What ``flush`` wrote is in the database."""
+        self._flushing = None
+        self._tell(self.context_id)
+
+    def _announce(self, connection: Connection, boundary: bool) -> None:
+        """Wake who follows from elsewhere: PostgreSQL commits notices one at a time."""
+        if connection.dialect == "sqlite":
+            return
+        now = time.monotonic()
+        self._owes_notice = not boundary and now - self._announced < NOTICE_EVERY
+        if self._owes_notice:
+            self._checkpointer.wake(NOTICE_EVERY)
+        else:
+            self._announced = now
+            announce(connection, [self.context_id])
+
+    def _state(self, operations: list[Operation]) -> tuple[Any, ...]:
+        """What *operations* must not have changed when their transaction is rolled back."""
+        # Only what they touch: a turn may have thousands of records.
+        keys: set[int] = set()
+        for one in operations:
+            if isinstance(one, (Append, OpenRecord, CloseRecord, ReopenRecord)):
+                keys.add(one.key)
+            elif isinstance(one, Forget):
+                keys.update(one.keys)
+            elif isinstance(one, SetLive):
+                keys.update(self._entries)
+        entries = {key: copy(self._entries.get(key)) for key in keys}
+        closed = {key: self.written.records.get(key) for key in keys}
+        ends = any(isinstance(one, EndCall) for one in operations)
+        calls = dict(self._calls) if ends else None
+        numbers = self._call_id, self._attempt, self._furthest
+        return entries, closed, numbers, self._response_id, calls
 
     def _restore(self, state: tuple[Any, ...]) -> None:
-        self._entries, closed, self._call_id, self._response_id, self._calls = state
-        self.written.records = closed
-        for key in set(self.written.ids) - set(self._entries):
-            del self.written.ids[key]
+        entries, closed, numbers, self._response_id, calls = state
+        self._call_id, self._attempt, self._furthest = numbers
+        if calls is not None:
+            self._calls = calls
+        for key, entry in entries.items():
+            if entry is None:
+                self._entries.pop(key, None)
+                self.written.ids.pop(key, None)
+            else:
+                self._entries[key] = entry
+                self.written.ids[key] = entry.record.id
+            if closed[key] is None:
+                self.written.records.pop(key, None)
+            else:
+                self.written.records[key] = closed[key]
 
     def give_up(self) -> None:
         """Nobody drives the turn any more: if its end could not be written, others settle it."""
@@ -203,28 +309,37 @@ class TurnLedger:
 
     def needs_attention(self, now: float) -> bool:
         """Whether the checkpointer has something to do for this turn."""
-        return bool(self._waiting) or now - self._renewed > self.lease / 6
+        waits = bool(self._waiting) or self._owes_notice
+        return waits or now - self._renewed > self.lease / 6
 
-    def flush(self, connection: Connection) -> None:
-        """Write what was deferred and renew the lease; called with ``lock`` held."""
+    def flush(self, connection: Connection) -> bool:
+        """Write what was deferred and renew the lease; called with ``lock`` held.
+
+        Returns:
+            Whether there is something new to be followed.
+        """
         if self._failure is not None or self.written.ended:
-            return
+            return False
+        news, self._owes_notice = self._owes_notice, False
         operations = self._drain()
-        self._flushing = (operations, self._state())
+        self._flushing = (operations, self._state(operations))
         opens = any(type(one) is OpenRecord for one in operations)
         if opens:
             # The counters are written before it is known whether the turn is still ours.
             connection.execute("SAVEPOINT turn")
         try:
-            if time.monotonic() - self._renewed > self.lease / 6:
-                self._renew(connection)
             if operations:
                 self._run(connection, operations)
+                news = True
+            if time.monotonic() - self._renewed > self.lease / 6:
+                # Behind the context's row, which all writers take before the turn's.
+                self._renew(connection)
         except (TurnLost, ContextNotFound) as error:
             # Others in this transaction are not to suffer for it.
             if opens:
                 connection.execute("ROLLBACK TO SAVEPOINT turn")
             self._failure = error
+        return news
 
     def rolled_back(self) -> None:
         """What ``flush`` wrote is not in the database: keep it for another try."""
@@ -268,10 +383,19 @@ class TurnLedger:
             raise self._lost(connection)
         self._renewed = time.monotonic()
 
-    def _run(self, connection: Connection, operations: list[Operation]) -> None:
-        """Write *operations*: counters first, then the fence, then the rows."""
+    def _run(
+        self, connection: Connection, operations: list[Operation], ended: Sequence[Spent] = ()
+    ) -> None:
+        """Write *operations*: counters first, then the fence, then the rows.
+
+        Args:
+            ended: what the calls that end with them have used.
+        """
         counters = _Counters()
         opened = {one.key: one for one in operations if type(one) is OpenRecord}
+        if connection.dialect == "postgresql" and self._touches_old(operations, opened):
+            # Before the rows of records, as every other writer: two who differ would deadlock.
+            sql.QUEUE.one(connection, context_id=self.context_id)
         for key in opened:
             self._entries[key] = _Entry()
         # A record that is opened and closed in one transaction is written once, as it ends.
@@ -287,13 +411,14 @@ class TurnLedger:
             if type(one) is Progress and one.response_id is not None:
                 self._response_id = one.response_id
         ends = [one for one in operations if type(one) is EndCall]
-        usages = [self._usage_of(one) for one in ends]
         counters.opened = len(opened)
         counters.live += len(opened)
-        counters.total = sum(usage.total_tokens for usage in usages) - self._replaced(ends)
+        if ended:
+            counters.spend(ended, self._replaced(ends))
         seq = self._touch(connection, counters) if counters else 0
         if not any(type(one) is EndTurn for one in operations):
             self._fence(connection)
+        left = list(ended)
         for one in operations:
             match one:
                 case Append() if one.key not in whole:
@@ -308,18 +433,29 @@ class TurnLedger:
                     self._reopen(connection, one)
                 case SetLive():
                     self._set_live(connection, one)
+                case Forget():
+                    self._forget(one)
                 case StartCall():
                     self._start_call(connection, one)
                 case Progress() if not ends:
                     self._progress(connection, one)
                 case EndCall():
                     news = [two for two in operations if type(two) is Progress]
-                    self._end_call(connection, one, usages.pop(0), news)
+                    self._end_call(connection, one, left.pop(0), news)
                 case EndTurn():
                     self._end_turn(connection, one)
 
+    def _touches_old(self, operations: list[Operation], opened: Container[int]) -> bool:
+        """Whether rows are locked of records that others may be changing."""
+        return any(
+            type(one) is SetLive
+            or (type(one) is CloseRecord and one.key in self._entries and one.key not in opened)
+            for one in operations
+        )
+
     def _touch(self, connection: Connection, counters: _Counters) -> int:
-        row = sql.TOUCH_CONTEXT.one(
+        touch = sql.TOUCH_SPENT if counters.spent else sql.TOUCH_CONTEXT
+        row = touch.one(
             connection,
             context_id=self.context_id,
             opened=counters.opened,
@@ -328,6 +464,7 @@ class TurnLedger:
             uncounted=counters.uncounted,
             total=counters.total,
             now=now_text(),
+            **counters.spent,
         )
         if row is None:
             raise self._deleted()
@@ -375,6 +512,7 @@ class TurnLedger:
             "turn_id": self.turn_id,
             "call_id": source.call_id,
             "name": source.name,
+            "error": end is not None and end.error,
         }
         row = sql.INSERT_RECORD.one(
             connection,
@@ -394,6 +532,9 @@ class TurnLedger:
             payload=None if end is None else end.payload,
             **columns,
         )
+        entry.reach = len(source.content)
+        if end is not None or operation.source is RecordType.TOOL_OUTPUT:
+            self._furthest = row[0]
         self.written.ids[operation.key] = row[0]
         if end is not None:
             self._keep(operation.key, entry)
@@ -405,6 +546,7 @@ class TurnLedger:
         record = to_record(connection, row)
         entry = _Entry()
         entry.record, entry.live = record, record.live
+        entry.reach = len(record.content)
         entry.tokens, entry.guess = row[6], bool(row[19])
         self._entries[operation.key] = entry
         self.written.ids[operation.key] = record.id
@@ -412,6 +554,9 @@ class TurnLedger:
 
     def _append(self, connection: Connection, operation: Append) -> None:
         entry = self._entries[operation.key]
+        if entry.record.id < self._furthest:
+            self._go_back(connection)
+        self._furthest = entry.record.id
         sql.INSERT_DELTA.run(
             connection,
             record_id=entry.record.id,
@@ -419,6 +564,21 @@ class TurnLedger:
             delta=operation.text,
         )
         entry.next_delta += 1
+        entry.reach += len(operation.text)
+
+    def _go_back(self, connection: Connection) -> None:
+        """An earlier record grows again, as of two that take turns, or of a reply resumed.
+
+        Who follows goes through the records in their order: from here on once more. Of those that
+        the same transaction has yet to insert, nobody has seen anything.
+        """
+        before, self._attempt = self._attempt, next_attempt(self._attempt)
+        found = [
+            (record.id, self._entries[key].reach)
+            for key, record in self.written.records.items()
+            if record.source is not RecordType.TOOL_OUTPUT
+        ]
+        note_attempt(connection, self.turn_id, before, self._attempt, found)
 
     def _look_again(self, connection: Connection, operation: CloseRecord) -> None:
         """Take over what others have made of a record's place in what is sent."""
@@ -450,6 +610,7 @@ class TurnLedger:
             call_id=operation.call_id,
             name=operation.name,
             payload=operation.payload,
+            error=operation.error,
         )
 
     def _close(self, connection: Connection, operation: CloseRecord) -> None:
@@ -470,9 +631,13 @@ class TurnLedger:
             live=closed.live,
             call_id=closed.call_id,
             name=closed.name,
+            error=closed.error,
         )
         if entry.next_delta:
             sql.FORGET_DELTAS.run(connection, record_id=closed.id)
+        if closed.partial_response_id is not None and len(closed.content) < entry.reach:
+            note_set_back(connection, self.turn_id, self._attempt, closed.id, entry.reach)
+        entry.reach = len(closed.content)
         entry.next_delta = 0
         entry.record = closed
         self._keep(operation.key, entry)
@@ -496,39 +661,43 @@ class TurnLedger:
             entry.live = operation.live
             self._touch(connection, counters)
 
+    def _forget(self, operation: Forget) -> None:
+        for key in operation.keys:
+            entry = self._entries.pop(key)
+            self._last_seq = max(self._last_seq, entry.record.seq)
+            self.written.records.pop(key, None)
+            self.written.ids.pop(key, None)
+
     # -- calls and the end ---------------------------------------------------------------
 
     def _start_call(self, connection: Connection, operation: StartCall) -> None:
         self._response_id = None
+        self._sent_tokens = operation.sent or 0
         self._call_id = beginning.insert_call(connection, self.context_id, self.turn_id, operation)
 
     def _progress(self, connection: Connection, operation: Progress) -> None:
+        if operation.sent is not None:
+            self._sent_tokens = operation.sent
         sql.PROGRESS.run(connection, call_id=self._call_id, **_news([operation]))
 
-    def _usage_of(self, operation: EndCall) -> Usage:
-        """The call's usage, estimated from the texts where the provider did not say."""
-        if operation.usage is not None:
-            return operation.usage
-        output, _ = measure(operation.output)
-        return Usage(input_tokens=self._live_tokens, output_tokens=output, estimated=True)
-
-    def _replaced(self, ends: list[EndCall]) -> int:
-        """Tokens that were estimated for calls which one of *ends* now counts for good."""
+    def _replaced(self, ends: list[EndCall]) -> list[Spent]:
+        """What was estimated for calls which one of *ends* now counts for good."""
         if not any(one.replaces and one.usage is not None for one in ends):
-            return 0
-        replaced = 0
-        for call_id, (usage, cost, response_id) in list(self._calls.items()):
-            if call_id != self._call_id and usage.estimated and response_id == self._response_id:
-                replaced += usage.total_tokens
-                self._calls[call_id] = (Usage(), cost and Decimal(0), response_id)
+            return []
+        replaced = []
+        for call_id, one in list(self._calls.items()):
+            same = call_id != self._call_id and one.response_id == self._response_id
+            if same and one.usage.estimated:
+                replaced.append(one)
+                self._calls[call_id] = Spent(Usage(), None, one.response_id)
                 self._void.append(call_id)
         return replaced
 
     def _end_call(
-        self, connection: Connection, operation: EndCall, usage: Usage, news: list[Progress]
+        self, connection: Connection, operation: EndCall, one: Spent, news: list[Progress]
     ) -> None:
-        cost = None if operation.price is None else operation.price(usage)
-        self._calls[self._call_id] = (usage, cost, self._response_id)
+        usage, cost = one.usage, one.cost
+        self._calls[self._call_id] = Spent(usage, cost, self._response_id)
         while self._void:
             sql.VOID_USAGE.run(connection, call_id=self._void.pop())
         sql.END_CALL.run(
@@ -544,10 +713,7 @@ class TurnLedger:
         )
         written = self.written
         written.last_usage, written.last_cost = usage, cost
-        written.usage = sum((used for used, _, _ in self._calls.values()), Usage())
-        costs = [spent for used, spent, _ in self._calls.values() if used != Usage()]
-        known = [spent for spent in costs if spent is not None]
-        written.cost = sum(known, Decimal(0)) if known and len(known) == len(costs) else None
+        written.usage, written.cost = together(self._calls.values())
 
     def _end_turn(self, connection: Connection, operation: EndTurn) -> None:
         done = sql.END_TURN.run(
@@ -560,6 +726,8 @@ class TurnLedger:
         )
         if done.rowcount != 1:
             raise self._lost(connection)
+        if operation.state in ("interrupted", "cancelled", "failed"):
+            sql.NEVER_RAN.run(connection, turn_id=self.turn_id)
         if operation.chain_broken or operation.threading_id is not None:
             holds = operation.threading_id if self._saw_everything(connection) else None
             sql.THREADING.run(connection, context_id=self.context_id, response_id=holds)
@@ -568,12 +736,12 @@ class TurnLedger:
         """Whether nobody wrote between what this turn sent and what it got back, or changed it."""
         if self._live_before(connection, self._began_seq, self.turn_id) != self._sent:
             return False
-        own = [entry.record.seq for entry in self._entries.values()]
+        own = [entry.record.seq for entry in self._entries.values()] + [self._last_seq]
         stranger = sql.STRANGERS.one(
             connection,
             context_id=self.context_id,
             since=self._began_seq,
-            before=max(own, default=self._began_seq),
+            before=max(own),
             turn_id=self.turn_id,
         )
         return stranger is None
@@ -595,11 +763,12 @@ def _columns(usage: Usage) -> dict[str, Any]:
 
 def _news(progress: list[Progress]) -> dict[str, Any]:
     """What *progress* says together, the later over the earlier."""
-    news: dict[str, Any] = dict.fromkeys(("response_id", "cursor", "model", "manifest"))
+    news: dict[str, Any] = dict.fromkeys(("response_id", "cursor", "model", "manifest", "sent"))
     for one in progress:
         news["response_id"] = one.response_id or news["response_id"]
         news["cursor"] = one.cursor or news["cursor"]
         news["model"] = one.model or news["model"]
+        news["sent"] = news["sent"] if one.sent is None else one.sent
         if one.manifest is not None:
             news["manifest"] = dump_json(to_ranges(one.manifest))
     return news

@@ -6,13 +6,22 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from contextwindow.records import RecordType
 from contextwindow.store.rows import RECORD_COLUMNS
-from contextwindow.store.schema import calls, contexts, record_deltas, records, turns
+from contextwindow.store.schema import (
+    calls,
+    cancellations,
+    contexts,
+    record_deltas,
+    records,
+    turns,
+)
+from contextwindow.store.spending import COUNTERS
 from contextwindow.store.statement import Statement
 
 _bind = sa.bindparam
 
-TOUCH_CONTEXT = Statement(
+_TOUCH = (
     sa.update(contexts)
     .where(contexts.c.id == _bind("context_id"))
     .values(
@@ -25,6 +34,12 @@ TOUCH_CONTEXT = Statement(
         last_activity=_bind("now"),
     )
     .returning(contexts.c.next_seq)
+)
+TOUCH_CONTEXT = Statement(_TOUCH)
+TOUCH_SPENT = Statement(_TOUCH.values({name: contexts.c[name] + _bind(name) for name in COUNTERS}))
+
+QUEUE = Statement(
+    sa.select(contexts.c.id).where(contexts.c.id == _bind("context_id")).with_for_update()
 )
 
 CONTEXT = Statement(sa.select(contexts.c.id).where(contexts.c.id == _bind("context_id")))
@@ -50,7 +65,20 @@ RENEW = Statement(
     .where(turns.c.id == _bind("turn_id"))
     .where(turns.c.epoch == _bind("epoch"))
     .where(turns.c.state == sa.literal_column("'running'"))
-    .values(heartbeat=_bind("now"), expires=_bind("expires"))
+    .values(
+        heartbeat=_bind("now"),
+        # Who was asked to stop and does not is fenced when his lease ends.
+        expires=sa.case(
+            (
+                sa.exists()
+                .where(cancellations.c.turn_id == turns.c.id)
+                .where(cancellations.c.epoch == turns.c.epoch)
+                .correlate(turns),
+                turns.c.expires,
+            ),
+            else_=_bind("expires", type_=sa.Double),
+        ),
+    )
 )
 
 END_TURN = Statement(
@@ -67,7 +95,7 @@ INSERT_RECORD = Statement(
         {
             column: _bind(column.name)
             for column in records.c
-            if column.name not in ("id", "idempotency_key", "pinned", "error")
+            if column.name not in ("id", "idempotency_key", "pinned", "attached")
         }
     )
     .returning(records.c.id)
@@ -98,21 +126,30 @@ CLOSE_RECORD = Statement(
         live=_bind("live"),
         call_id=_bind("call_id"),
         name=_bind("name"),
+        error=_bind("error"),
     )
 )
 
 GIVE_UP = Statement(
     sa.update(records)
     .where(records.c.id == _bind("record_id"))
-    .values(live=_bind("live"), partial_response_id=None)
+    .values(
+        live=_bind("live"),
+        partial_response_id=None,
+        # That it has a count and is no partial tells it from a record that was compacted.
+        accumulated_tokens=sa.func.coalesce(records.c.accumulated_tokens, records.c.est_tokens),
+    )
     .returning(records.c.est_tokens, records.c.uncounted)
 )
 
 RECORD = Statement(sa.select(*RECORD_COLUMNS).where(records.c.id == _bind("record_id")))
 
 _NEWS: Final = {
-    name: sa.func.coalesce(_bind(name, type_=sa.Text), calls.c[name])
-    for name in ("response_id", "cursor", "model", "manifest")
+    **{
+        name: sa.func.coalesce(_bind(name, type_=sa.Text), calls.c[name])
+        for name in ("response_id", "cursor", "model", "manifest")
+    },
+    "sent_tokens": sa.func.coalesce(_bind("sent", type_=sa.BigInteger), calls.c.sent_tokens),
 }
 
 END_CALL = Statement(
@@ -149,6 +186,22 @@ VOID_USAGE = Statement(
 )
 
 PROGRESS = Statement(sa.update(calls).where(calls.c.id == _bind("call_id")).values(**_NEWS))
+
+# A call that has no output record when its turn ends badly was never handed to its tool.
+NEVER_RAN = Statement(
+    sa.update(records)
+    .where(records.c.turn_id == _bind("turn_id"))
+    .where(records.c.source == int(RecordType.TOOL_CALL))
+    .where(
+        ~sa.exists().where(
+            (answer := records.alias("answer")).c.turn_id == records.c.turn_id,
+            answer.c.source == int(RecordType.TOOL_OUTPUT),
+            answer.c.call_id == records.c.call_id,
+            answer.c.seq > records.c.seq,
+        )
+    )
+    .values(error=True)
+)
 
 THREADING = Statement(
     sa.update(contexts)

@@ -6,6 +6,7 @@ read-only, and where there is no -wal it is ``immutable``, since even a reader w
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sqlite3
@@ -150,8 +151,9 @@ def _probe(path: str, text: str) -> str:
         ways = ["mode=ro"]
     else:
         # A -wal alone: a reader would make the -shm.  A process killed in a checkpoint may have
-        # left the file unreadable without its -wal, though.
-        ways = ["mode=ro&immutable=1", "mode=ro"]
+        # left the file unreadable without its -wal, though; and behind a power failure in a
+        # checkpoint only a writer may put it together again, as any program that opens it does.
+        ways = ["mode=ro&immutable=1", "mode=ro", "mode=rw"]
     while True:
         try:
             with closing(connect(path, options=ways.pop(0))) as raw:
@@ -162,7 +164,8 @@ def _probe(path: str, text: str) -> str:
                 raise NotAContextDatabase(
                     f"{text}: is not an SQLite database; it was left as it is"
                 ) from error
-            if code != sqlite3.SQLITE_CORRUPT:
+            recovers = code == sqlite3.SQLITE_READONLY and ways[:1] == ["mode=rw"]
+            if code != sqlite3.SQLITE_CORRUPT and not recovers:
                 raise translated(error, text) from error
             if not ways:
                 raise damaged(text, error) from error
@@ -222,7 +225,9 @@ def _migrate(path: str, text: str, busy_timeout: float) -> None:
             if revision == REVISION:  # another process was faster
                 return
             # While the write lock is held nobody can change what is copied.
-            copy = f"{path}.backup-{revision}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+            copy = _free_name(
+                f"{path}.backup-{revision}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+            )
             back_up(path, copy, text)
             _run_migrations(connection)
             connection.commit()
@@ -231,6 +236,12 @@ def _migrate(path: str, text: str, busy_timeout: float) -> None:
     finally:
         engine.dispose()
         raw.close()
+
+
+def _free_name(path: str) -> str:
+    """*path*, or it with a number: an attempt that was killed has left its copy behind."""
+    names = (path if n == 1 else f"{path}-{n}" for n in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _lenient(data: bytes) -> str:

@@ -82,6 +82,23 @@ class PostgresDatabase:
         row = connection.execute(sql).fetchone()
         return float(row[0]) if row else 0.0
 
+    @contextmanager
+    def beside(self) -> Iterator[Any]:
+        """`Database.beside`."""
+        if self._state is not None:
+            self._state.refuse()
+        try:
+            fairy = self._engine.raw_connection()
+        except (self._error, sa.exc.SQLAlchemyError) as error:
+            raise translated(error, self.location.text) from error
+        raw: Any = fairy.dbapi_connection
+        fairy.detach()
+        try:
+            yield raw
+        finally:
+            if not self._forked:
+                raw.close()
+
     def backup(self, to_path: str) -> None:
         """`Database.backup`."""
         raise StoreError(f"{self.location.text}: copy a PostgreSQL database with pg_dump")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from decimal import Decimal
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from contextwindow import tokens
 from contextwindow.errors import ConfigError, ContextNotFound
-from contextwindow.records import Call, Record, RecordType, Turn
+from contextwindow.records import Call, Record, RecordType, Turn, Usage
 from contextwindow.store.checks import check_id, check_whole
 from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
@@ -17,12 +18,14 @@ from contextwindow.store.rows import (
     LIVE,
     RECORD_COLUMNS,
     TURN_COLUMNS,
+    known_cost,
     to_call,
     to_record,
     to_turn,
     unfolded,
 )
 from contextwindow.store.schema import calls, contexts, records, turns
+from contextwindow.store.spending import COUNTERS, Spent, together
 from contextwindow.store.statement import Statement
 from contextwindow.store.writing import lock
 
@@ -45,18 +48,24 @@ _PLACE = Statement(
 
 _BY_ID = Statement(sa.select(*RECORD_COLUMNS).where(records.c.id == _bind("record_id")))
 
-_TURNS = Statement(
-    sa.select(*TURN_COLUMNS)
-    .where(turns.c.context_id == _bind("context_id"))
-    .order_by(turns.c.started, turns.c.epoch)
+# Numbers of calls only grow; a clock may be set back.
+_IN_TIME = (
+    sa.func.coalesce(
+        sa.select(sa.func.min(calls.c.id)).where(calls.c.turn_id == turns.c.id).scalar_subquery(),
+        0,
+    ),
+    turns.c.started,
+    turns.c.epoch,
 )
 
-_ALL_TURNS = Statement(sa.select(*TURN_COLUMNS).order_by(turns.c.started, turns.c.epoch))
+_TURNS = Statement(
+    sa.select(*TURN_COLUMNS).where(turns.c.context_id == _bind("context_id")).order_by(*_IN_TIME)
+)
+
+_ALL_TURNS = Statement(sa.select(*TURN_COLUMNS).order_by(*_IN_TIME))
 
 _TURNS_IN = Statement(
-    sa.select(*TURN_COLUMNS)
-    .where(turns.c.state == _bind("state_"))
-    .order_by(turns.c.started, turns.c.epoch)
+    sa.select(*TURN_COLUMNS).where(turns.c.state == _bind("state_")).order_by(*_IN_TIME)
 )
 
 _PARTIAL_TEXT = Statement(
@@ -120,10 +129,61 @@ _RECOUNT = Statement(
     )
 )
 
-_USAGE_BY = {
-    "day": sa.func.substr(calls.c.started, 1, 10),
-    "model": calls.c.model,
-    "context": calls.c.context_id,
+_SPENT = (
+    calls.c.turn_id,
+    calls.c.cost,
+    calls.c.input_tokens,
+    calls.c.output_tokens,
+    calls.c.cache_read_tokens,
+    calls.c.cache_write_tokens,
+    calls.c.reasoning_tokens,
+    calls.c.usage_estimated,
+)
+
+_SPENT_OF = Statement(
+    sa.select(*_SPENT)
+    .join_from(calls, turns, calls.c.turn_id == turns.c.id)
+    .where(turns.c.context_id == _bind("context_id"))
+    .where(calls.c.input_tokens.is_not(None))
+    .order_by(calls.c.id)
+)
+
+_SPENT_IN = Statement(
+    sa.select(*_SPENT)
+    .join_from(calls, turns, calls.c.turn_id == turns.c.id)
+    .where(sa.or_(turns.c.state == _bind("state_"), _bind("state_", type_=sa.Text).is_(None)))
+    .where(calls.c.input_tokens.is_not(None))
+    .order_by(calls.c.id)
+)
+
+
+def _used(*keys: sa.ColumnElement[Any]) -> Statement:
+    """The counters of ``COUNTERS`` over all calls that have ended, by *keys*."""
+    figures = ("input", "output", "cache_read", "cache_write", "reasoning")
+    tokens_used = calls.c.input_tokens + calls.c.output_tokens
+    unpriced = sa.and_(calls.c.cost.is_(None), tokens_used > 0)
+    # Each cost has fewer digits than a double, and whole numbers add up without an error.
+    pico = sa.cast(sa.func.round(sa.cast(calls.c.cost, sa.Double) * 1e12), sa.BigInteger)
+    statement = (
+        sa.select(
+            *keys,
+            sa.func.count(),
+            *(sa.func.coalesce(sa.func.sum(calls.c[f"{name}_tokens"]), 0) for name in figures),
+            sa.func.count(sa.case((calls.c.usage_estimated, 1))),
+            sa.func.count(sa.case((unpriced, 1))),
+            sa.func.coalesce(sa.func.sum(pico), 0),
+        )
+        .select_from(calls.outerjoin(contexts, contexts.c.id == calls.c.context_id))
+        .where(calls.c.input_tokens.is_not(None))
+    )
+    return Statement(statement.group_by(*keys).order_by(*keys) if keys else statement)
+
+
+_USAGE: Final[dict[str, tuple[Statement, tuple[str, ...]]]] = {
+    "day": (_used(sa.literal_column("substr(calls.started, 1, 10)")), ("day",)),
+    "model": (_used(calls.c.provider, calls.c.model), ("provider", "model")),
+    "context": (_used(contexts.c.name, contexts.c.id), ("context", "context_id")),
+    "total": (_used(), ()),
 }
 
 _NO_LIMIT = (1 << 62) - 1
@@ -163,21 +223,33 @@ def page(
 
 def turns_of(connection: Connection, context_id: str) -> list[Turn]:
     """All turns of a context, oldest first."""
-    return [_turn(connection, row) for row in _TURNS.all(connection, context_id=context_id)]
+    spent = _by_turn(_SPENT_OF.all(connection, context_id=context_id))
+    rows = _TURNS.all(connection, context_id=context_id)
+    return [_turn(connection, row, spent.get(row[0])) for row in rows]
 
 
 def turns_in(connection: Connection, state: str | None) -> list[Turn]:
     """Turns of every context, in one state or in all, oldest first."""
     rows = _ALL_TURNS.all(connection) if state is None else _TURNS_IN.all(connection, state_=state)
-    return [_turn(connection, row) for row in rows]
+    spent = _by_turn(_SPENT_IN.all(connection, state_=state))
+    return [_turn(connection, row, spent.get(row[0])) for row in rows]
 
 
-def _turn(connection: Connection, row: tuple[Any, ...]) -> Turn:
-    if row[2] == "complete":
-        return to_turn(row)
-    partial = _PARTIAL_TEXT.one(connection, turn_id=row[0])
-    text = "" if partial is None else partial[1] + unfolded(connection, partial[0])
-    return to_turn(row, text)
+def _turn(connection: Connection, row: tuple[Any, ...], spent: list[Spent] | None) -> Turn:
+    text = ""
+    if row[2] != "complete":
+        partial = _PARTIAL_TEXT.one(connection, turn_id=row[0])
+        text = "" if partial is None else partial[1] + unfolded(connection, partial[0])
+    return to_turn(row, text, *(together(spent) if spent else ()))
+
+
+def _by_turn(rows: list[tuple[Any, ...]]) -> dict[str, list[Spent]]:
+    found: dict[str, list[Spent]] = {}
+    for turn_id, cost, sent, received, read, written, reasoning, estimated in rows:
+        used = Usage(sent, received or 0, read or 0, written or 0, reasoning or 0, bool(estimated))
+        one = Spent(used, None if cost is None else Decimal(cost))
+        found.setdefault(turn_id, []).append(one)
+    return found
 
 
 def calls_of(connection: Connection, context_id: str, turn_id: str | None) -> list[Call]:
@@ -240,25 +312,20 @@ def recount(database: Database, context_id: str) -> None:
 
 
 def usage(connection: Connection, by: str) -> list[dict[str, Any]]:
-    """Tokens and cost of all calls, by ``"day"``, ``"model"`` or ``"context"``.
+    """Tokens and cost of the calls that have ended, by a day of UTC, a model, a context or all.
 
     Raises:
         ConfigError: *by* is none of these.
     """
-    if by not in _USAGE_BY:
-        raise ConfigError(f"usage by {by!r} is not known; by: {', '.join(_USAGE_BY)}")
-    key = _USAGE_BY[by]
-    total = sa.func.coalesce
-    names = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
-    statement = Statement(
-        sa.select(
-            key,
-            sa.func.count(),
-            *(total(sa.func.sum(calls.c[name]), 0) for name in names),
-            sa.func.sum(sa.cast(calls.c.cost, sa.Float)),
+    if by not in _USAGE:
+        raise ConfigError(f"usage by {by!r} is not known; by: {', '.join(_USAGE)}")
+    statement, keys = _USAGE[by]
+    rows = []
+    for row in statement.all(connection):
+        known, figures = row[: len(keys)], [int(one) for one in row[len(keys) :]]
+        rows.append(
+            dict(zip(keys, known, strict=True))
+            | dict(zip(COUNTERS[:-1], figures[:-1], strict=True))
+            | {"cost": known_cost(figures[-1], figures[-2])}
         )
-        .group_by(key)
-        .order_by(key)
-    )
-    columns = (by, "calls", *names, "cost")
-    return [dict(zip(columns, row, strict=True)) for row in statement.all(connection)]
+    return rows

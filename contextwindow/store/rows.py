@@ -19,10 +19,13 @@ from contextwindow.records import (
     Usage,
     defer_tokens,
 )
+from contextwindow.store.attached import attachments_of
 from contextwindow.store.connection import Connection
 from contextwindow.store.schema import calls, contexts, record_deltas, records, turns
 from contextwindow.store.statement import Statement
 from contextwindow.store.values import checksum, load_json, parse_time
+
+_PICO: Final = Decimal(10) ** 12
 
 _TYPES: Final = {kind.value: kind for kind in RecordType}
 
@@ -47,6 +50,7 @@ RECORD_COLUMNS: Final = (
     records.c.pinned,
     records.c.error,
     records.c.uncounted,
+    records.c.attached,
 )
 
 CONTEXT_COLUMNS: Final = (
@@ -68,6 +72,15 @@ STATS_COLUMNS: Final = (
     contexts.c.live_count,
     contexts.c.last_activity,
     contexts.c.start_time,
+    contexts.c.calls,
+    contexts.c.input_tokens,
+    contexts.c.output_tokens,
+    contexts.c.cache_read_tokens,
+    contexts.c.cache_write_tokens,
+    contexts.c.reasoning_tokens,
+    contexts.c.estimated_calls,
+    contexts.c.unpriced_calls,
+    contexts.c.cost_pico,
 )
 
 TURN_COLUMNS: Final = (
@@ -130,10 +143,10 @@ def unfolded(connection: Connection, record_id: int) -> str:
 
 
 def to_record(connection: Connection, row: tuple[Any, ...]) -> Record:
-    """The record of a row of ``RECORD_COLUMNS``, unfolded text included.
+    """The record of a row of ``RECORD_COLUMNS``, unfolded text and attachments included.
 
     Raises:
-        RecordCorrupt: content or payload do not match the checksum.
+        RecordCorrupt: content, payload or attachments do not match their checksums.
     """
     content, payload = row[4], row[15]
     if row[16] is not None and row[16] != checksum(content, payload):
@@ -167,6 +180,7 @@ def to_record(connection: Connection, row: tuple[Any, ...]) -> Record:
         payload=None if payload is None else load_json(payload),
         pinned=bool(row[17]),
         error=bool(row[18]),
+        attachments=attachments_of(connection, row[0], row[20]) if row[20] else (),
     )
     return defer_tokens(record) if row[19] else record
 
@@ -195,11 +209,20 @@ def to_stats(row: tuple[Any, ...]) -> ContextStats:
         live_records=row[4],
         last_activity=None if row[5] is None else parse_time(row[5]),
         start_time=parse_time(row[6]),
+        calls=row[7],
+        usage=_usage(row[8:13], bool(row[13])),
+        cost=known_cost(row[15], row[14]),
+        unpriced_calls=row[14],
     )
 
 
-def to_turn(row: tuple[Any, ...], partial_text: str = "") -> Turn:
-    """The turn of a row of ``TURN_COLUMNS``."""
+def to_turn(
+    row: tuple[Any, ...],
+    partial_text: str = "",
+    usage: Usage | None = None,
+    cost: Decimal | None = None,
+) -> Turn:
+    """The turn of a row of ``TURN_COLUMNS``; the rest is found elsewhere."""
     return Turn(
         id=row[0],
         context_id=row[1],
@@ -210,6 +233,8 @@ def to_turn(row: tuple[Any, ...], partial_text: str = "") -> Turn:
         epoch=row[6],
         error=row[7],
         partial_text=partial_text,
+        usage=usage,
+        cost=cost,
     )
 
 
@@ -239,6 +264,20 @@ def to_call(row: tuple[Any, ...]) -> Call:
 def _usage(figures: tuple[int | None, ...], estimated: bool) -> Usage:
     sent, received, read, written, reasoning = (figure or 0 for figure in figures)
     return Usage(sent, received, read, written, reasoning, estimated)
+
+
+def to_pico(cost: Decimal) -> int:
+    """US dollars as they are counted up: in millionths of a millionth."""
+    return int((cost * _PICO).to_integral_value())
+
+
+def known_cost(pico: int, unpriced: int) -> Decimal | None:
+    """US dollars that were counted up; None where the price of nothing was known.
+
+    Args:
+        unpriced: calls whose price is not known.
+    """
+    return None if unpriced and not pico else Decimal(pico) / _PICO
 
 
 def to_ranges(ids: list[int]) -> list[list[int]]:

@@ -4,8 +4,9 @@ A new database is made from this file; an older one is brought here by ``migrati
 holds the two against each other.
 
 Times are text as the Go library wrote them, ``2025-10-31 08:58:20.4899189 +0000 UTC``: they sort
-as text, keep nanoseconds, and mean the same on every database.  Leases are seconds since the
-epoch.  JSON is text with lone surrogates escaped, which both databases store as it is.
+as text, keep nanoseconds, and mean the same on every database.  Leases are seconds of a clock
+that their holders share (``Database.now``).  JSON is text with lone surrogates escaped, which
+both databases store as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0003"
+REVISION: Final = "0005"
 """Newest revision; a database of a higher one is refused."""
 
 metadata = sa.MetaData()
@@ -58,6 +59,17 @@ contexts = sa.Table(
     sa.Column("metadata", sa.Text),
     # Fencing token: grows with each turn that is started or taken over, never falls.
     sa.Column("epoch", _BIGINT, nullable=False, server_default="0"),
+    # What the calls that have ended have used.
+    sa.Column("calls", _BIGINT, nullable=False, server_default="0"),
+    sa.Column("input_tokens", _BIGINT, nullable=False, server_default="0"),
+    sa.Column("output_tokens", _BIGINT, nullable=False, server_default="0"),
+    sa.Column("cache_read_tokens", _BIGINT, nullable=False, server_default="0"),
+    sa.Column("cache_write_tokens", _BIGINT, nullable=False, server_default="0"),
+    sa.Column("reasoning_tokens", _BIGINT, nullable=False, server_default="0"),
+    sa.Column("estimated_calls", _BIGINT, nullable=False, server_default="0"),
+    sa.Column("unpriced_calls", _BIGINT, nullable=False, server_default="0"),
+    # Millionths of a millionth of a US dollar: whole numbers add up without an error.
+    sa.Column("cost_pico", _BIGINT, nullable=False, server_default="0"),
 )
 
 records = sa.Table(
@@ -88,6 +100,8 @@ records = sa.Table(
     sa.Column("error", sa.Boolean, nullable=False, server_default=sa.false()),
     # est_tokens is a guess (no encoding was loaded) until a later write counts the text.
     sa.Column("uncounted", sa.Boolean, nullable=False, server_default=sa.false()),
+    # How many attachments it has: without any, nobody looks for them.
+    sa.Column("attached", sa.Integer, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
 )
 sa.Index("idx_context_live", records.c.context_id, records.c.live)
@@ -129,6 +143,43 @@ record_deltas = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# Bytes that records name, each once however often it was attached.
+attachments = sa.Table(
+    "attachments",
+    metadata,
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("media_type", sa.Text, nullable=False),
+    sa.Column("size_bytes", _BIGINT, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+
+record_attachments = sa.Table(
+    "record_attachments",
+    metadata,
+    sa.Column(
+        "record_id",
+        _BIGINT,
+        sa.ForeignKey("records.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("idx", _BIGINT, primary_key=True, autoincrement=False),
+    # NULL for a URL.
+    sa.Column("digest", sa.Text, sa.ForeignKey("attachments.digest")),
+    sa.Column("url", sa.Text),
+    sa.Column("media_type", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("checksum", _BIGINT, nullable=False),
+    sqlite_with_rowid=False,
+)
+# For what names bytes that may go.
+sa.Index(
+    "record_attachments_digest",
+    record_attachments.c.digest,
+    sqlite_where=record_attachments.c.digest.is_not(None),
+    postgresql_where=record_attachments.c.digest.is_not(None),
+)
+
 turns = sa.Table(
     "turns",
     metadata,
@@ -155,6 +206,33 @@ sa.Index(
     postgresql_where=turns.c.state == sa.literal_column("'running'"),
 )
 sa.Index("turns_context", turns.c.context_id, turns.c.started)
+
+# A running turn that somebody wants to stop; it may run in another process.
+cancellations = sa.Table(
+    "cancellations",
+    metadata,
+    sa.Column("turn_id", sa.Text, sa.ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("epoch", _BIGINT, primary_key=True, autoincrement=False),
+    sa.Column("asked_by", sa.Text, nullable=False),
+    sa.Column("asked", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Where an attempt at a turn found the records that it goes on with.
+seams = sa.Table(
+    "seams",
+    metadata,
+    sa.Column("turn_id", sa.Text, sa.ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True),
+    # The epoch times 256, and how often the reply was resumed within it.
+    sa.Column("attempt", _BIGINT, primary_key=True, autoincrement=False),
+    sa.Column("record_id", _BIGINT, primary_key=True, autoincrement=False),
+    # Characters that the attempt found (-1: it made the record), and how far it reached before it
+    # was set back.
+    sa.Column("start", _BIGINT, nullable=False),
+    sa.Column("reach", _BIGINT, nullable=False, server_default="0"),
+    sqlite_with_rowid=False,
+)
+
 calls = sa.Table(
     "calls",
     metadata,
@@ -180,6 +258,8 @@ calls = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("manifest", sa.Text, nullable=False, server_default="[]"),
     sa.Column("options", sa.Text, nullable=False, server_default="{}"),
+    # Counted by us, until the provider says: for a call that never tells its usage.
+    sa.Column("sent_tokens", _BIGINT),
 )
 # Calls of a context are found through its turns: each index costs every turn a page of the log.
 sa.Index("calls_turn", calls.c.turn_id)
@@ -205,6 +285,9 @@ _IN_FLIGHT = {
     " WHERE d.record_id = r.id), '')",
 }
 
+# PostgreSQL's REAL has six digits.
+_EXACT = {"sqlite": "REAL", "postgresql": "NUMERIC"}
+
 
 def view_statements(dialect: str) -> dict[str, str]:
     """``CREATE VIEW`` statements for people who look into the database, by view name.
@@ -224,15 +307,18 @@ SELECT c.name AS context, r.seq AS seq, r.ts AS time,
   r.live AS live, r.id AS record_id
 FROM records r JOIN contexts c ON c.id = r.context_id LEFT JOIN turns t ON t.id = r.turn_id
 ORDER BY c.name, r.position, r.seq""",
-        "usage_by_day": """CREATE VIEW usage_by_day AS
+        "usage_by_day": f"""CREATE VIEW usage_by_day AS
 SELECT substr(started, 1, 10) AS day, provider, model, count(*) AS calls,
   sum(coalesce(input_tokens, 0)) AS input_tokens,
   sum(coalesce(output_tokens, 0)) AS output_tokens,
   sum(coalesce(cache_read_tokens, 0)) AS cache_read_tokens,
   sum(coalesce(cache_write_tokens, 0)) AS cache_write_tokens,
   sum(coalesce(reasoning_tokens, 0)) AS reasoning_tokens,
-  sum(CAST(cost AS REAL)) AS cost
-FROM calls GROUP BY substr(started, 1, 10), provider, model""",
+  sum(CAST(cost AS {_EXACT[dialect]})) AS cost,
+  sum(CASE WHEN cost IS NULL AND input_tokens + output_tokens > 0 THEN 1 ELSE 0 END)
+    AS unpriced_calls,
+  sum(CASE WHEN usage_estimated THEN 1 ELSE 0 END) AS estimated_calls
+FROM calls WHERE input_tokens IS NOT NULL GROUP BY substr(started, 1, 10), provider, model""",
         "interrupted_turns": f"""CREATE VIEW interrupted_turns AS
 SELECT t.id AS turn_id, c.name AS context, t.state AS state, t.started AS started,
   t.owner AS owner, t.error AS error,

@@ -108,7 +108,23 @@ class SQLiteDatabase:
 
     def now(self, connection: Connection) -> float:
         """`Database.now`."""
-        return time.time()
+        return time.monotonic()
+
+    @contextmanager
+    def beside(self) -> Iterator[Any]:
+        """`Database.beside`."""
+        if self._refused:
+            self._state.refuse()
+        if self.location.path is None:
+            yield None
+            return
+        raw = self._open_reader()
+        try:
+            yield raw
+        finally:
+            if raw in self._raws:  # else a fork or a replaced file: not to be touched
+                self._raws.discard(raw)
+                raw.close()
 
     def backup(self, to_path: str) -> None:
         """`Database.backup`."""
@@ -417,6 +433,18 @@ def _gate(path: str | None) -> Gate:
         return Gate()
     with _gates_lock:
         return _gates.setdefault(path, Gate())
+
+
+def open_files() -> set[tuple[int, int]]:
+    """Device and number of all files that this process has open as databases."""
+    found = set()
+    for database in list(_opened):
+        path = database.location.path
+        for ending in ("", "-wal", "-shm", "-journal") if path is not None else ():
+            with suppress(OSError):
+                file = os.stat(f"{path}{ending}")
+                found.add((file.st_dev, file.st_ino))
+    return found
 
 
 def _after_fork() -> None:

@@ -9,12 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from contextwindow import tokens
-from contextwindow.errors import ConfigError, TurnBusy
+from contextwindow.errors import ConfigError, ContextNotFound, StoreReadOnly, TurnBusy
 from contextwindow.records import Context, ContextStats, Turn
-from contextwindow.store import beginning, conversations, reading
+from contextwindow.store import beginning, cancelling, conversations, reading
 from contextwindow.store.checkpoints import Checkpointer
 from contextwindow.store.engine import Database
+from contextwindow.store.examination import Examination, examine
+from contextwindow.store.leases import DIED
 from contextwindow.store.ledger import TurnLedger
+from contextwindow.store.notices import announce
+from contextwindow.store.spending import price_dead
+from contextwindow.store.wakeups import Wakeups
 from contextwindow.store.writing import lock
 
 _THREADS: Final = {"sqlite": 2, "postgresql": 10}
@@ -56,6 +61,7 @@ class Store:
         )
         self._lease = lease_seconds
         self._checkpointer = Checkpointer(self._database, lease_seconds)
+        self._wakeups = Wakeups(self._database, self.settle)
         self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
         self._warmed = False
@@ -83,6 +89,11 @@ class Store:
     def database(self) -> Database:
         """The connections; not part of the public interface."""
         return self._database
+
+    @property
+    def wakeups(self) -> Wakeups:
+        """Who is woken by what is committed; not part of the public interface."""
+        return self._wakeups
 
     @property
     def executor(self) -> ThreadPoolExecutor:
@@ -121,7 +132,20 @@ class Store:
             return reading.turns_in(connection, state)
 
     def usage(self, by: str = "day") -> list[dict[str, Any]]:
-        """Tokens and cost of all calls, by ``"day"``, ``"model"`` or ``"context"``."""
+        """Tokens and cost of all calls that have ended.
+
+        Args:
+            by: ``"day"`` (of UTC), ``"model"``, ``"context"``, or ``"total"``: one row.
+
+        Returns:
+            Rows in order, each a dict: ``day``, or ``provider`` and ``model``, or ``context``
+            (its name) and ``context_id``; then ``calls``, the tokens by the names of ``Usage``,
+            ``estimated_calls``, ``unpriced_calls`` (they used tokens whose price is not known)
+            and ``cost``: a Decimal, US dollars of the others, or None where there are none.
+
+        Raises:
+            ConfigError: *by* is none of these.
+        """
         with self._database.read() as connection:
             return reading.usage(connection, by)
 
@@ -135,6 +159,26 @@ class Store:
         found = {turn.id: turn for turn in self.turns("interrupted")}
         return [found[turn.id] for turn in settled if turn.id in found]
 
+    def examine(self, *, mend: bool = False) -> Examination:
+        """Look whether everything in the database is sound.
+
+        Pages and references (SQLite's own checks), the counters of every context, text that no
+        turn will fold any more, and the checksum of every record.  It reads all of it.
+
+        Args:
+            mend: settle dead turns, set counters right and fold text that was left over;
+                otherwise nothing is changed.
+
+        Raises:
+            StoreError: the database is closed, or was opened read-only and is to be mended.
+        """
+        if mend and self._database.read_only:
+            raise StoreReadOnly(f"{self.location}: was opened with read_only=True")
+        settled = self.recover() if mend else []
+        found = examine(self._database, mend=mend)
+        found.settled = settled
+        return found
+
     def settle(self, context_id: str) -> bool:
         """Settle the context's running turn if it is dead; whether it was."""
         with self._database.read() as connection:
@@ -144,9 +188,19 @@ class Store:
         try:
             with self._database.write() as connection:
                 lock(connection, context_id)
-                return beginning.release(connection, context_id, self._database.now(connection))
-        except TurnBusy:
+                now = self._database.now(connection)
+                settled = beginning.release(connection, context_id, now)
+                announce(connection, [context_id] if settled else [])
+        except (TurnBusy, ContextNotFound):
             return False
+        if settled:
+            self._wakeups.committed(context_id)
+            price_dead(self._database, context_id, DIED)
+        return settled
+
+    def ask_to_stop(self, busy: TurnBusy) -> None:
+        """Ask the turn that *busy* tells of to stop; not part of the public interface."""
+        cancelling.ask(self._database, busy.turn_id, busy.owner)
 
     def ledger(self, context_id: str, interval: float | None) -> TurnLedger:
         """The writer of one turn; not part of the public interface."""
@@ -156,6 +210,7 @@ class Store:
             interval=self.default_interval if interval is None else interval,
             lease=self._lease,
             checkpointer=self._checkpointer,
+            tell=self._wakeups.committed,
         )
 
     def warm_up(self, *, download: bool) -> None:
@@ -172,6 +227,7 @@ class Store:
     def close(self) -> None:
         """Write what waits and close the connections; may be called twice."""
         self._checkpointer.close()
+        self._wakeups.close()
         if self._executor is not None:
             self._executor.shutdown(wait=True)
         self._database.close()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
+from contextwindow import tokens
+from contextwindow.attachments import tokens_of
 from contextwindow.errors import ConfigError, ContextNotFound, RecordCorrupt
-from contextwindow.records import Record, RecordType
+from contextwindow.records import Attachment, Record, RecordType
+from contextwindow.store.attached import attach
 from contextwindow.store.checks import check_flag, check_id, check_ids, check_text, check_whole
 from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
@@ -53,6 +57,7 @@ _INSERT = Statement(
         idempotency_key=_bind("idempotency_key"),
         error=_bind("error"),
         uncounted=_bind("uncounted"),
+        attached=_bind("attached"),
     )
     .returning(records.c.id)
 )
@@ -148,6 +153,7 @@ def append(
     content: str,
     *,
     key: str | None = None,
+    attachments: Sequence[Attachment] = (),
 ) -> Record:
     """Write one live record at the end; with *key*, once however often it is asked for.
 
@@ -156,13 +162,25 @@ def append(
         StoreError: the database refused.
     """
     size, guess = measure(content)
+    if attachments:
+        # A later count would look at the text alone.
+        size, guess = tokens.count_tokens(content) + tokens_of(attachments), False
     with database.write(boundary=True) as connection:
         if key is not None:
             lock(connection, context_id)
             known = _BY_KEY.one(connection, context_id=context_id, key=key)
             if known is not None:
                 return to_record(connection, known)
-        return _insert(connection, context_id, source, content, size, guess, key=key)
+        return _insert(
+            connection, context_id, source, content, size, guess, key=key, attachments=attachments
+        )
+
+
+def by_key(database: Database, context_id: str, key: str) -> Record | None:
+    """The record that was written with *key*, or None."""
+    with database.read() as connection:
+        known = _BY_KEY.one(connection, context_id=context_id, key=key)
+        return None if known is None else to_record(connection, known)
 
 
 def _insert(
@@ -176,6 +194,7 @@ def _insert(
     name: str | None = None,
     key: str | None = None,
     error: bool = False,
+    attachments: Sequence[Attachment] = (),
 ) -> Record:
     now = now_text()
     row = _TAKE_PLACE.one(
@@ -199,11 +218,15 @@ def _insert(
         idempotency_key=key,
         error=error,
         uncounted=guess,
+        attached=len(attachments),
     )
     assert inserted is not None  # noqa: S101 - RETURNING gives the row that was inserted
+    if attachments:
+        attach(connection, inserted[0], attachments)
     row = (inserted[0], context_id, now, source, content, True, size, None, False, None, None)
-    row += (seq, None, call_id, name, None, check, False, error, guess)
-    return to_record(connection, row)
+    row += (seq, None, call_id, name, None, check, False, error, guess, 0)
+    record = to_record(connection, row)
+    return replace(record, attachments=tuple(attachments)) if attachments else record
 
 
 def lock(connection: Connection, context_id: str) -> None:

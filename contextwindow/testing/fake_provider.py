@@ -15,11 +15,16 @@ from typing import Any, get_args
 from contextwindow.testing.fake_http import LoopbackServer
 from contextwindow.testing.fake_reply import DEFAULT_TEXT, FakeFault, FakeReply
 from contextwindow.testing.wire import Answer, FakeRequest, json_answer
+from contextwindow.testing.wire_anthropic import AnthropicWire
+from contextwindow.testing.wire_gemini import GeminiWire
 from contextwindow.testing.wire_openai import OpenAIWire
 
 
 class FakeProvider:
-    """A provider on the loopback interface that speaks OpenAI's two APIs.
+    """A provider on the loopback interface that speaks the four APIs, each under its own paths.
+
+    Of Anthropic's and Gemini's it also refuses what these refuse: a signature that it has not
+    given out, a tool call without its result, roles out of order.
 
     It runs in a thread of its own from ``start`` to ``close``, which a ``with`` block calls.
     Every queued reply answers one request, in order; then ``default`` answers.
@@ -40,7 +45,7 @@ class FakeProvider:
         self._queue: deque[FakeReply] = deque()
         self._replies = 0
         self._openai = OpenAIWire(self)
-        self._wires = (self._openai,)
+        self._wires = (AnthropicWire(self), GeminiWire(self), self._openai)
         self._server: LoopbackServer | None = None
 
     def start(self) -> FakeProvider:
@@ -80,6 +85,16 @@ class FakeProvider:
     def openai_url(self) -> str:
         """``base_url`` for an OpenAI client or model."""
         return f"{self.url}/v1"
+
+    @property
+    def anthropic_url(self) -> str:
+        """``base_url`` for an Anthropic client or model."""
+        return self.url
+
+    @property
+    def gemini_url(self) -> str:
+        """``base_url`` for a Gemini client or model."""
+        return self.url
 
     def reply(self, reply: FakeReply | str, **options: Any) -> None:
         """Queue the reply to one request; *options* are further fields of ``FakeReply``."""

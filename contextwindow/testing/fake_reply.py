@@ -30,10 +30,16 @@ class FakeReply:
     Attributes:
         text: cut into words, each with the space before it.
         chunks: the text in exact chunks, instead of *text*.
-        reasoning: a str, or its exact chunks.
+        reasoning: a str, or its exact chunks.  It is signed where the format has signatures.
+        hidden: the reasoning is counted, and sealed where the format has that, but not shown.
         refusal: as *reasoning*.
         tool_calls: ``(name, arguments)`` or ``(name, arguments, call_id)``; the arguments are a
-            mapping, or JSON text that is sent as it is, broken or not.
+            mapping, or JSON text that is sent as it is, broken or not (Gemini, whose calls come
+            whole, reports a malformed call instead).
+        call_ids: False sends calls without an id where the format allows that (Gemini).
+        blocked: the prompt is refused before a word is said, each provider in its way.
+        pauses: stop behind the text, in the middle of the provider's own search, to be asked to
+            go on (Anthropic's ``pause_turn``; the other formats have none and stop).
         usage: ``"count"`` makes up a figure from the lengths; None: none is sent.
         finish_reason: None for what fits: ``tool_calls`` or ``stop``.
         pace: seconds between chunks, each a TCP segment of its own; 0 sends all at once.
@@ -86,6 +92,10 @@ class FakeReply:
     forget: bool = False
     continues: bool = False
     echo: int = 0
+    hidden: bool = False
+    call_ids: bool = True
+    blocked: bool = False
+    pauses: bool = False
 
     def __post_init__(self) -> None:
         if self.fault is not None and self.fault not in get_args(FakeFault):

@@ -17,7 +17,7 @@ from contextwindow.errors import (
     StreamInterrupted,
 )
 from contextwindow.models.base import CallOptions, Decoder, Item, Model, Request
-from contextwindow.records import Record
+from contextwindow.records import Attachment, Record
 from contextwindow.testing.script import (
     EndEvent,
     ErrorEvent,
@@ -133,6 +133,10 @@ class ScriptedModel(Model):
     async def open_async(self, request: Request, *, timeout: float | None) -> _AsyncPlayback:
         """As ``open``, on the running event loop."""
         return _AsyncPlayback(self.name, self._reads(request), timeout)
+
+    def attachment_problem(self, attachment: Attachment) -> str | None:
+        """None: it takes whatever there is; override this to act as a model that does not."""
+        return None
 
     def is_unknown_response(self, error: ModelError) -> bool:
         """Whether *error* says that the previous response was forgotten."""

@@ -65,12 +65,15 @@ class WireStream:
         chunks: which of them are chunks.
         error: the error event that comes instead of event number *n*.
         failed: the same, where the format has a second way to say so.
+        garbage: an event that is no JSON.
     """
 
     events: list[bytes]
     chunks: list[int]
     error: Callable[[int], bytes]
     failed: Callable[[int], bytes]
+    garbage: bytes = b'data: {"broken": \n\n'
+    content_type: str = "text/event-stream; charset=utf-8"
 
 
 class Wire(Protocol):
@@ -133,12 +136,12 @@ def streamed(stream: WireStream, reply: FakeReply) -> Answer:
         case "failed":
             extra = [stream.failed(cut)]
         case "garbage":
-            extra = [sse('{"broken": '), *events[cut:]]
+            extra = [stream.garbage, *events[cut:]]
     chunks = set(stream.chunks)
     pieces = [(event, number in chunks) for number, event in enumerate(events[:cut])]
     pieces += [(event, False) for event in extra]
     return Answer(
-        content_type="text/event-stream; charset=utf-8",
+        content_type=stream.content_type,
         pieces=pieces,
         ending=ending,
         pace=reply.pace,

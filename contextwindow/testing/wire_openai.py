@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from contextwindow.records import Usage
 from contextwindow.testing.fake_reply import FakeReply
+from contextwindow.testing.rules_openai import GivenOut, chat_refusal, responses_refusal
 from contextwindow.testing.script import plausible_usage, spelled_out, token_count
 from contextwindow.testing.wire import (
     Answer,
@@ -64,6 +65,7 @@ class OpenAIWire:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._kept: dict[str, _Kept] = {}
+        self._given = GivenOut()
 
     def forget(self, response_id: str) -> None:
         """Remember the response *response_id* no longer."""
@@ -90,6 +92,9 @@ class OpenAIWire:
         return None
 
     def _chat(self, request: FakeRequest) -> Answer:
+        why = chat_refusal(request.fields)
+        if why is not None:
+            return error_answer(400, why, code=None, param="messages")
         number, reply = self._desk.next_reply()
         broken = _no_reply(reply)
         if broken is not None:
@@ -109,17 +114,9 @@ class OpenAIWire:
 
     def _responses(self, request: FakeRequest) -> Answer:
         fields = request.fields
-        previous = fields.get("previous_response_id")
-        if previous is not None and previous not in self._kept:
-            return error_answer(
-                400,
-                f"Previous response with id '{previous}' not found.",
-                code="previous_response_not_found",
-                param="previous_response_id",
-            )
-        if fields.get("background") and fields.get("store") is False:
-            # OpenAI's guide "Background mode", limits: stateless requests are rejected.
-            return error_answer(400, "Background mode requires store=true.", code=None)
+        refused = self._refused(fields)
+        if refused is not None:
+            return refused
         number, reply = self._desk.next_reply()
         broken = _no_reply(reply)
         if broken is not None:
@@ -134,12 +131,31 @@ class OpenAIWire:
             created=_EPOCH + number,
         )
         stream = response.stream()
-        if not reply.forget and fields.get("store") is not False:
+        keeps = not reply.forget and fields.get("store") is not False
+        self._given.note(response.body()["output"], kept=keeps)
+        if keeps:
             kept = stream if fields.get("background") else None
             self._kept[response.id] = _Kept(reply, response.body(), kept)
         if fields.get("stream") and reply.fault != "json_body":
             return streamed(stream, reply)
         return in_one_body(response.body(), response.failure(), reply)
+
+    def _refused(self, fields: dict[str, Any]) -> Answer | None:
+        """The answer to a request for a response that makes no sense, or None."""
+        previous = fields.get("previous_response_id")
+        if previous is not None and previous not in self._kept:
+            return error_answer(
+                400,
+                f"Previous response with id '{previous}' not found.",
+                code="previous_response_not_found",
+                param="previous_response_id",
+            )
+        if fields.get("background") and fields.get("store") is False:
+            # OpenAI's guide "Background mode", limits: stateless requests are rejected.
+            return error_answer(400, "Background mode requires store=true.", code=None)
+        before = self._kept[previous].body["output"] if previous is not None else ()
+        why = responses_refusal(fields, self._given, before)
+        return None if why is None else error_answer(400, why, code=None, param="input")
 
     def _kept_response(self, request: FakeRequest, response_id: str) -> Answer:
         kept = self._kept.get(response_id)
@@ -172,6 +188,8 @@ def error_answer(
 
 def _no_reply(reply: FakeReply) -> Answer | None:
     """The answer to a request that fails before its reply, or None."""
+    if reply.blocked:
+        reply = replace(reply, status=400, code=reply.code or "content_filter")
     if reply.status is None:
         return broken_before(reply.fault)
     usual = _ERRORS.get(reply.status, ("server_error", None, "The server had an error."))

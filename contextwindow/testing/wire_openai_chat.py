@@ -57,7 +57,7 @@ class ChatReply:
         reply = self._reply
         content = None if self._calls and not self._text else ""
         self._add({"role": "assistant", "content": content, "refusal": None})
-        for text in cut_in_pieces(reply.reasoning, "words"):
+        for text in () if reply.hidden else cut_in_pieces(reply.reasoning, "words"):
             self._add({"reasoning_content": text}, chunk=True)
         for text in self._text:
             self._add({"content": text}, chunk=True)
@@ -86,7 +86,7 @@ class ChatReply:
             "refusal": "".join(reply.refusal) or None,
             "annotations": [],
         }
-        if reply.reasoning:
+        if reply.reasoning and not reply.hidden:
             message["reasoning_content"] = "".join(reply.reasoning)
         if self._calls:
             message["tool_calls"] = [

@@ -89,6 +89,9 @@ class ResponsesReply:
             item["encrypted_content"] = f"encrypted-{self._number}"
         at = {"item_id": item["id"], "output_index": len(self._output), "summary_index": 0}
         self._item_added(item)
+        if self._reply.hidden:
+            self._item_done(item)
+            return
         part = {"type": "summary_text", "text": ""}
         self._add("response.reasoning_summary_part.added", **at, part=part)
         chunks = cut_in_pieces(self._reply.reasoning, "words")

@@ -1,0 +1,368 @@
+"""Google's SDK builds and signs a request; the bytes of the answer are ours.
+
+The SDK lends no open answer, but takes an HTTP client.  Ours ends in a transport that sends the
+SDK's request through a real client, keeps the answer for us, and hands the SDK an empty one, so
+that its iterator ends at once.  An answer that refuses goes to the SDK, which raises its errors.
+What the transport belongs to is told by a context variable: the SDK sends from the thread, or the
+task, that asked it to.
+
+The request's body is written by us: the SDK's types refuse fields that they do not know, and
+encode signatures anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import httpx2
+
+from contextwindow.errors import ConfigError
+from contextwindow.models.failures import redacted
+from contextwindow.models.gemini_typed import TypedCall, sdk_arguments
+from contextwindow.models.sdk_model import (
+    CONNECT_TIMEOUT,
+    SdkClients,
+    plain_url,
+    refuse_options,
+    secret_in,
+)
+
+DEFAULT_TIMEOUT: Final = 600.0
+"""Seconds without a byte where the call sets no limit; the SDK would wait for ever."""
+
+KEYS: Final = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
+"""Environment variables, in the order in which the SDK looks at them."""
+
+# The SDK refuses to be built without one; gateways do not look at it.
+_NO_KEY: Final = "no-key"
+_VERTEX: Final = ("GOOGLE_GENAI_USE_ENTERPRISE", "GOOGLE_GENAI_USE_VERTEXAI")
+_OWN_HTTP: Final = ("httpx_client", "httpx_async_client", "aiohttp_client", "async_client_args")
+# What the real client sets by itself, for the body that is sent.
+_NOT_PASSED_ON: Final = frozenset({"host", "content-length", "transfer-encoding"})
+
+
+class Clients(SdkClients):
+    """Google's clients of one model: one of the SDK, and a real HTTP client for each way.
+
+    Attributes:
+        url: of the server, without what may be a secret; None where it is Google's.
+    """
+
+    def __init__(
+        self, api_key: str | None, base_url: str | None, client: Any, options: dict[str, Any]
+    ) -> None:
+        options = dict(options)
+        # The turn retries, as many times as the other SDKs do by themselves.
+        max_retries = options.pop("max_retries", 2)
+        seconds = options.pop("timeout", None)
+        self._timeout = None if seconds is None else _limits(seconds)
+        if client is not None:
+            given = {"api_key": api_key, "base_url": base_url}
+            refuse_options(client, {k: v for k, v in given.items() if v is not None} | options)
+            if not hasattr(client, "models"):
+                raise ConfigError(
+                    f"client must be a google.genai.Client, not {type(client).__name__}"
+                )
+        self._http_args: dict[str, Any] | None = None
+        self._client = client or self._made(api_key, base_url, options)
+        api = getattr(self._client, "_api_client", None)
+        address = str(getattr(getattr(api, "_http_options", None), "base_url", None) or "")
+        host = urlsplit(address).hostname or ""
+        official = not host or host.endswith(".googleapis.com")
+        self.url = None if official else plain_url(address)
+        super().__init__(
+            None,
+            is_async=False,
+            host=host or "the Gemini API",
+            secret=secret_in(getattr(api, "api_key", None)),
+            max_retries=int(max_retries),
+        )
+
+    def _make(self, *, asynchronous: bool) -> Any:
+        lender = AsyncLender if asynchronous else Lender
+        if self._http_args is not None:
+            kind = httpx2.AsyncClient if asynchronous else httpx2.Client
+            http: Any = kind(**{"follow_redirects": True, **self._http_args})
+            return lender(partial(Call, self._client, http), self._timeout, http)
+        borrowed = _borrowed(self._client, asynchronous=asynchronous)
+        call = partial(Call, *borrowed) if borrowed else partial(TypedCall, self._client)
+        return lender(call, self._timeout)
+
+    def _made(self, api_key: str | None, base_url: str | None, options: dict[str, Any]) -> Any:
+        """A client of the SDK from options, which may hold HTTP clients of the caller's own."""
+        from google import genai
+        from google.auth.exceptions import GoogleAuthError
+        from google.genai.types import HttpOptions
+
+        settings = options.pop("http_options", None) or {}
+        if isinstance(settings, HttpOptions):
+            settings = {name: getattr(settings, name) for name in settings.model_fields_set}
+        settings = dict(settings)
+        if base_url is not None:
+            settings["base_url"] = base_url
+        options["api_key"] = api_key or _default_key(options, settings)
+        if not any(settings.get(name) for name in _OWN_HTTP):
+            self._http_args = dict(settings.pop("client_args", None) or {})
+            settings.update(_handover_clients())
+        try:
+            return genai.Client(**options, http_options=HttpOptions(**settings))
+        except (TypeError, ValueError, GoogleAuthError) as error:
+            # Pydantic's errors quote the options, and a key may be among them.
+            said = type(error).__name__ if "pydantic" in type(error).__module__ else str(error)
+            key = secret_in(options["api_key"])
+            raise ConfigError(
+                f"the Gemini client cannot be made ({redacted(said, key)}); "
+                "check the arguments of GeminiModel"
+            ) from None
+
+
+class Lender:
+    """A client of the SDK that lends its open answers.
+
+    Args:
+        call: makes a call from the model, the body, whether to stream, the SDK's options for one
+            request, and the timeout.
+        timeout: of calls that have none of their own; None for the SDK's client's.
+        http: the HTTP client to be closed; None where it is the caller's.
+    """
+
+    def __init__(
+        self, call: Callable[..., Any], timeout: httpx2.Timeout | None, http: Any = None
+    ) -> None:
+        self._call = call
+        self._timeout = timeout
+        self._http = http
+
+    def with_options(self, **_options: Any) -> Self:
+        """Itself: this SDK makes no retries that would have to be switched off."""
+        return self
+
+    def lend(
+        self,
+        *,
+        model: str,
+        body: dict[str, Any],
+        stream: bool,
+        http_options: Any = None,
+        timeout: httpx2.Timeout | None = None,
+    ) -> Call | TypedCall:
+        """A call, made when its context is entered."""
+        if hasattr(http_options, "model_dump"):
+            http_options = http_options.model_dump(exclude_none=True)
+        timeout = timeout or self._timeout
+        called: Call | TypedCall = self._call(model, body, stream, http_options or {}, timeout)
+        return called
+
+    def close(self) -> None:
+        """Close the HTTP client."""
+        if self._http is not None:
+            self._http.close()
+
+
+class AsyncLender(Lender):
+    """As ``Lender``, for one event loop."""
+
+    async def close(self) -> None:  # type: ignore[override]  # as the SDKs' asynchronous clients
+        """Close the HTTP client."""
+        if self._http is not None:
+            await self._http.aclose()
+
+
+class Call:
+    """One call: its context holds the connection open.
+
+    Attributes:
+        http_response: the answer, once it has come.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        http: Any,
+        model: str,
+        body: dict[str, Any],
+        stream: bool,
+        http_options: dict[str, Any],
+        timeout: httpx2.Timeout | None,
+    ) -> None:
+        self.http_response: Any = None
+        self._client = client
+        self._http = http
+        self._body = body
+        self._stream = stream
+        self._timeout = timeout
+        self._arguments = sdk_arguments(model, http_options)
+
+    def __enter__(self) -> Call:
+        models = self._client.models
+        token = _CALL.set(self)
+        try:
+            if self._stream:
+                for _ in models.generate_content_stream(**self._arguments):
+                    pass
+            else:
+                models.generate_content(**self._arguments)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        finally:
+            _CALL.reset(token)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.http_response is not None:
+            self.http_response.close()
+
+    async def __aenter__(self) -> Call:
+        models = self._client.aio.models
+        token = _CALL.set(self)
+        try:
+            if self._stream:
+                async for _ in await models.generate_content_stream(**self._arguments):
+                    pass
+            else:
+                await models.generate_content(**self._arguments)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        finally:
+            _CALL.reset(token)
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        if self.http_response is not None:
+            await self.http_response.aclose()
+
+    def request(self, request: httpx2.Request, content: bytes) -> Any:
+        """The SDK's *request* with our body and timeouts, for the real client."""
+        # What the SDK has put there beside the contents is an `extra_body` of the caller's.
+        body = {**json.loads(content or b"{}"), **self._body}
+        limits = self._timeout or _client_timeout(request)
+        return self._http.build_request(
+            request.method,
+            str(request.url),
+            headers=[one for one in request.headers.multi_items() if one[0] not in _NOT_PASSED_ON],
+            content=json.dumps(body, allow_nan=False).encode(),
+            timeout=(limits.connect, limits.read, limits.write, limits.pool),
+        )
+
+    def send(self, request: Any) -> Any:
+        """The answer of the real client, which is open."""
+        return self._http.send(request, stream=True)
+
+    def keep(self, answer: Any) -> httpx2.Response:
+        """Keep *answer* for us; what the SDK gets instead."""
+        self.http_response = answer
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"})
+
+
+class Handover(httpx2.BaseTransport):
+    """The transport of the SDK's blocking client."""
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send *request* as the call says whose it is."""
+        call = _CALL.get()
+        answer = call.send(call.request(request, request.read()))
+        if answer.status_code == 200:
+            return call.keep(answer)
+        with contextlib.closing(answer):
+            return _refusal(answer, answer.read())
+
+
+class AsyncHandover(httpx2.AsyncBaseTransport):
+    """The transport of the SDK's asynchronous client."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send *request* as the call says whose it is."""
+        call = _CALL.get()
+        answer = await call.send(call.request(request, await request.aread()))
+        if answer.status_code == 200:
+            return call.keep(answer)
+        async with contextlib.aclosing(answer):
+            return _refusal(answer, await answer.aread())
+
+
+_CALL: Final[ContextVar[Call]] = ContextVar("contextwindow_gemini_call")
+
+
+def _handover_clients() -> dict[str, Any]:
+    blocking = httpx2.Client(transport=Handover())
+    asynchronous = httpx2.AsyncClient(transport=AsyncHandover())
+    for client in (blocking, asynchronous):
+        # The real client has defaults of its own, which these would replace.
+        for name in list(client.headers):
+            del client.headers[name]
+    return {"httpx_client": blocking, "httpx_async_client": asynchronous}
+
+
+def _borrowed(client: Any, *, asynchronous: bool) -> tuple[Any, Any] | None:
+    """A client that sends through us, and the HTTP client inside the given *client*; or None.
+
+    The SDK has no public way to it (google-genai 3.4): a copy of its inner client gets ours.
+    """
+    from google.genai.models import AsyncModels, Models
+
+    try:
+        api = client._api_client
+        inner = api._async_httpx_client if asynchronous else api._httpx_client
+        sessions = api._use_google_auth_async() if asynchronous else api._use_google_auth_sync()
+        if inner is None or sessions or type(api).__name__ != "BaseApiClient":
+            return None
+        twin = copy.copy(api)
+        clients = _handover_clients()
+        twin._http_options = api._http_options.model_copy(update=clients)
+        twin._httpx_client = clients["httpx_client"]
+        twin._async_httpx_client = clients["httpx_async_client"]
+        # Not the caller's own: the copy would close them when it is collected.
+        twin._aiohttp_sessions, twin._authorized_session = {}, None
+        models = AsyncModels(twin) if asynchronous else Models(twin)
+        return SimpleNamespace(models=models, aio=SimpleNamespace(models=models)), inner
+    except (AttributeError, TypeError):
+        return None
+
+
+def _client_timeout(request: httpx2.Request) -> httpx2.Timeout:
+    """The timeout that is set on the SDK's client, or our own: the SDK's is none at all."""
+    return _limits(request.extensions.get("timeout", {}).get("read") or DEFAULT_TIMEOUT)
+
+
+def _limits(seconds: float) -> httpx2.Timeout:
+    return httpx2.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds))
+
+
+def _refusal(answer: Any, content: bytes) -> httpx2.Response:
+    """*answer*, decoded and whole, in a form that the SDK can read."""
+    headers = [
+        one
+        for one in answer.headers.multi_items()
+        if one[0] not in ("content-encoding", "content-length", "transfer-encoding")
+    ]
+    text = content.decode("utf-8", "replace")
+    return httpx2.Response(answer.status_code, headers=headers, content=text.encode())
+
+
+def _default_key(options: dict[str, Any], settings: dict[str, Any]) -> str | None:
+    """The key where none was given.
+
+    Raises:
+        ConfigError: nothing says who pays.
+    """
+    if any(options.get(name) for name in ("vertexai", "enterprise", "credentials", "project")):
+        return None
+    if any(os.environ.get(name, "").lower() in ("1", "true") for name in _VERTEX):
+        return None
+    key = next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
+    if key is not None:
+        return key
+    if settings.get("base_url") or os.environ.get("GOOGLE_GEMINI_BASE_URL"):
+        return _NO_KEY
+    raise ConfigError("GEMINI_API_KEY is not set: set it (or GOOGLE_API_KEY), or pass api_key=")
