@@ -113,7 +113,7 @@ def record(database: Path, arguments: list[str]) -> list[Step]:
         timeout=120,
     )
     with trace.open() as lines:
-        return [step for line in _whole(lines) for step in _steps(line, database.name)]
+        return [step for line in _whole(lines) for step in _steps(line, database)]
 
 
 def after_power_failure(steps: list[Step], chance: random.Random) -> tuple[Disk, list[str]]:
@@ -130,6 +130,8 @@ def after_power_failure(steps: list[Step], chance: random.Random) -> tuple[Disk,
         elif step.file:
             for one in pending.pop(step.file, ()):
                 disk.apply(one)
+        else:
+            _sync_names(disk, pending)
     for unsynced in pending.values():
         share = chance.choice((0.0, 0.3, 0.7, 0.95, 1.0))
         for one in unsynced:
@@ -139,6 +141,15 @@ def after_power_failure(steps: list[Step], chance: random.Random) -> tuple[Disk,
                 break  # the name still means the old file: what follows went to another one
     disk.files = {name: data for name, data in disk.files.items() if not name.endswith("-shm")}
     return disk, said
+
+
+def _sync_names(disk: Disk, pending: dict[str, list[Step]]) -> None:
+    """What was removed is gone for good; what has been written since under its name may be."""
+    for file, unsynced in pending.items():
+        removals = [at for at, one in enumerate(unsynced) if isinstance(one, Unlink)]
+        if removals:
+            disk.apply(Unlink(file))
+            pending[file] = unsynced[removals[-1] + 1 :]
 
 
 def _whole(lines: Iterable[str]) -> Iterator[str]:
@@ -163,7 +174,8 @@ def _torn(step: Step, chance: random.Random) -> Step:
     return Write(step.file, step.offset, step.data[: sectors * SECTOR])
 
 
-def _steps(line: str, name: str) -> Iterator[Step]:
+def _steps(line: str, database: Path) -> Iterator[Step]:
+    name = database.name
     found = _LINE.match(line)
     if found is None:
         return
@@ -190,7 +202,10 @@ def _steps(line: str, name: str) -> Iterator[Step]:
         for text in texts[0].decode().splitlines():
             yield Said(text)
     elif call in ("fsync", "fdatasync"):
-        yield Sync(file if file.startswith(name) else "")
+        if file.startswith(name):
+            yield Sync(file)
+        elif Path(path) == database.parent:
+            yield Sync("")
     elif file.startswith(name) and call == "pwrite64":
         yield Write(file, int(arguments.rsplit(",", 1)[1]), texts[0])
     elif file.startswith(name) and call == "ftruncate":
