@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from contextwindow.chunks import (
         ChildLinked,
+        Compacted,
         Done,
         ReasoningDelta,
         RefusalDelta,
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
         ToolOutputDelta,
         ToolStart,
         UsageReport,
+    )
+    from contextwindow.compaction import (
+        Compaction,
+        CompactionResult,
+        DropToolOutputs,
+        NoCompaction,
+        Summarize,
+        SummaryResult,
+        Trim,
     )
     from contextwindow.errors import (
         AuthenticationFailed,
@@ -89,6 +99,7 @@ if TYPE_CHECKING:
         pump,
         pump_async,
     )
+    from contextwindow.store.compacting import CompactionEvent
     from contextwindow.store.examination import Examination, Problem
     from contextwindow.store.store import Store
     from contextwindow.streams import AsyncStream, Stream
@@ -114,6 +125,10 @@ __all__ = [
     "CallbackSink",
     "ChildLinked",
     "ClaudeModel",
+    "Compacted",
+    "Compaction",
+    "CompactionEvent",
+    "CompactionResult",
     "ConfigError",
     "ContentBlocked",
     "Context",
@@ -124,6 +139,7 @@ __all__ = [
     "ContextWindow",
     "ContextWindowError",
     "Done",
+    "DropToolOutputs",
     "Examination",
     "GeminiModel",
     "InvalidRequest",
@@ -132,6 +148,7 @@ __all__ = [
     "Model",
     "ModelError",
     "ModelTimeout",
+    "NoCompaction",
     "NotAContextDatabase",
     "OpenAIChatModel",
     "OpenAIResponsesModel",
@@ -164,6 +181,8 @@ __all__ = [
     "StreamFailed",
     "StreamInterrupted",
     "StreamStart",
+    "Summarize",
+    "SummaryResult",
     "TextDelta",
     "TokenUsage",
     "Tool",
@@ -174,6 +193,7 @@ __all__ = [
     "ToolError",
     "ToolOutputDelta",
     "ToolStart",
+    "Trim",
     "Turn",
     "TurnBusy",
     "TurnLost",
@@ -188,9 +208,14 @@ __all__ = [
 
 _MODULES = {
     "chunks": (
-        "ChildLinked Done ReasoningDelta RefusalDelta Resumed Retrying StreamChunk StreamFailed "
-        "StreamStart TextDelta ToolCallDelta ToolEnd ToolOutputDelta ToolStart UsageReport"
+        "ChildLinked Compacted Done ReasoningDelta RefusalDelta Resumed Retrying StreamChunk "
+        "StreamFailed StreamStart TextDelta ToolCallDelta ToolEnd ToolOutputDelta ToolStart "
+        "UsageReport"
     ),
+    "compaction": (
+        "Compaction CompactionResult DropToolOutputs NoCompaction Summarize SummaryResult Trim"
+    ),
+    "store.compacting": "CompactionEvent",
     "errors": (
         "AuthenticationFailed CallbackExpired ConfigError ContentBlocked ContextLengthExceeded "
         "ContextNotFound ContextWindowError InvalidRequest MiddlewareError ModelError "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from contextwindow.records import Reply, Usage
@@ -152,6 +153,30 @@ class UsageReport(StreamChunk):
     type: ClassVar[str] = "usage_report"
     usage: Usage = field(default_factory=Usage)
     cost: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted(StreamChunk):
+    """The window was full: records have left what is sent; none was deleted.
+
+    Attributes:
+        reason: ``"trigger"``, or ``"too long"`` where the provider had said so.
+        strategies: what chose them, such as ``["Summarize"]``.
+        removed: how many have left.
+        tokens_before, tokens_after: of what is sent, as counted here.
+        summary: what stands for them now, or ``""``.
+        usage, cost: of writing the summary; cost in US dollars, None when it is not known.
+    """
+
+    type: ClassVar[str] = "compacted"
+    reason: str = "trigger"
+    strategies: list[str] = field(default_factory=list)
+    removed: int = 0
+    tokens_before: int = 0
+    tokens_after: int = 0
+    summary: str = ""
+    usage: Usage | None = None
+    cost: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)

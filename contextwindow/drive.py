@@ -12,7 +12,7 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 
@@ -22,6 +22,7 @@ from contextwindow.effects import (
     CLOSE,
     NEXT,
     NEXT_TOOL,
+    Ask,
     BeginTurn,
     Checkpoint,
     Effect,
@@ -33,11 +34,13 @@ from contextwindow.effects import (
     StopHook,
     StopTools,
     ToolJob,
+    Work,
 )
 from contextwindow.errors import ConfigError, ModelError, StreamInterrupted
 from contextwindow.incoming import Run
 from contextwindow.models.base import AsyncEventSource, EventSource, Model, Request
 from contextwindow.plan import Control
+from contextwindow.records import Reply
 from contextwindow.store.ledger import TurnLedger
 from contextwindow.store.store import Store
 from contextwindow.tool_runs import AsyncTools, BlockingTools
@@ -50,6 +53,26 @@ _GRACE = 5.0
 """Seconds that an async hook has to end in a turn that was cancelled, or that fails."""
 
 
+class Question(Protocol):
+    """A question to a model beside the conversation."""
+
+    def answer(self) -> Reply:
+        """Wait for the reply."""
+
+    def cancel(self) -> None:
+        """End it soon, from any thread."""
+
+
+class AsyncQuestion(Protocol):
+    """A question to a model beside the conversation, for an event loop."""
+
+    async def answer(self) -> Reply:
+        """Wait for the reply."""
+
+    def cancel(self) -> None:
+        """End it soon, from any thread."""
+
+
 class Wiring:
     """What a turn is driven with.
 
@@ -58,6 +81,8 @@ class Wiring:
         deadline: seconds for the whole turn, or None.
         on_busy: what to do while another turn runs on the context.
         context_name: of the context, for its tools.
+        question: makes what asks a model something beside the conversation; None where nothing is
+            ever asked.
     """
 
     def __init__(
@@ -71,6 +96,7 @@ class Wiring:
         deadline: float | None = None,
         on_busy: OnBusy = "raise",
         context_name: str = "",
+        question: Callable[[Ask, float | None], Question | AsyncQuestion] | None = None,
     ) -> None:
         self.store = store
         self.ledger = ledger
@@ -80,6 +106,12 @@ class Wiring:
         self.deadline = deadline
         self.on_busy = on_busy
         self.context_name = context_name
+        self._question = question
+
+    def question(self, ask: Ask) -> Any:
+        """What *ask* is asked with."""
+        assert self._question is not None  # noqa: S101 - a turn that asks was given it
+        return self._question(ask, self.timeout)
 
     def tool_context(self, job: ToolJob, send: Callable[[Any], Any]) -> ToolContext:
         """What the tool of *job* is given to know of its call."""
@@ -108,6 +140,7 @@ class BlockingDriver:
         self._news = threading.Event()
         self._timer: threading.Timer | None = None
         self._tools: BlockingTools | None = None
+        self._question: Question | None = None
         self._thread = 0
 
     def stop(self, reason: str) -> None:
@@ -121,6 +154,9 @@ class BlockingDriver:
             source.abort()
         if tools is not None:
             tools.wake()
+        question = self._question
+        if question is not None:
+            question.cancel()
 
     def waits_for(self, thread: int, task: object) -> bool:
         """Whether the turn goes on only when *thread*, which waits, reads on."""
@@ -178,6 +214,10 @@ class BlockingDriver:
                 return [] if self._tools is None else self._tools.stop(want)
             case OpenCall():
                 self._open(want.request)
+            case Ask():
+                return self._ask(want)
+            case Work():
+                return want.work()
             case BeginTurn():
                 return self._begin(want)
             case Sleep():
@@ -196,6 +236,16 @@ class BlockingDriver:
         if self._stopped.is_set():
             tools.wake()
         tools.start(want.jobs)
+
+    def _ask(self, want: Ask) -> Reply:
+        question: Question = self._wiring.question(want)
+        self._question = question
+        try:
+            if self._stopped.is_set():
+                question.cancel()
+            return question.answer()
+        finally:
+            self._question = None
 
     def _begin(self, want: BeginTurn) -> Any:
         wiring = self._wiring
@@ -270,6 +320,7 @@ class AsyncDriver:
         self._stopped: asyncio.Event | None = None
         self._cancelled: BaseException | None = None
         self._tools: AsyncTools | None = None
+        self._question: AsyncQuestion | None = None
         self._thread = 0
         self._task: weakref.ref[asyncio.Task[Any]] | None = None
         self._hook: asyncio.Timeout | None = None
@@ -290,6 +341,8 @@ class AsyncDriver:
             self._source.abort()
         if self._tools is not None:
             self._tools.wake()
+        if self._question is not None:
+            self._question.cancel()
         if self._hook is not None and not self._hook.expired():
             self._limit(self._hook, 0.0 if self._control.stop == "deadline" else _GRACE)
 
@@ -358,6 +411,10 @@ class AsyncDriver:
                 return await self._write(self._wiring.ledger.apply, want)
             case OpenCall():
                 await self._open(want.request)
+            case Ask():
+                return await self._ask(want)
+            case Work():
+                return await self._write(lambda _: want.work(), None)
             case BeginTurn():
                 return await self._begin(want)
             case Sleep():
@@ -408,6 +465,16 @@ class AsyncDriver:
         stopping = asyncio.ensure_future(self._tools.stop(want))
         await self._outlast(stopping)
         return stopping.result()
+
+    async def _ask(self, want: Ask) -> Reply:
+        question: AsyncQuestion = self._wiring.question(want)
+        self._question = question
+        try:
+            if self._control.stop:
+                question.cancel()
+            return await question.answer()
+        finally:
+            self._question = None
 
     async def _begin(self, want: BeginTurn) -> Any:
         wiring = self._wiring

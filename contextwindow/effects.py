@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
-from contextwindow.models.base import Request
+from contextwindow.models.base import Model, Request
 from contextwindow.records import FinishReason, Record, RecordType, TurnState, Usage
 from contextwindow.tools import Tool
 
@@ -43,6 +43,28 @@ class OpenCall:
     """Send a request; answered with None once the headers of the answer have come."""
 
     request: Request
+
+
+@dataclass(slots=True)
+class Ask:
+    """A question to *model* beside the conversation; answered with its ``Reply``.
+
+    Attributes:
+        system: what it is told to do.
+        max_output_tokens: of the answer.
+    """
+
+    model: Model
+    system: str
+    prompt: str
+    max_output_tokens: int
+
+
+@dataclass(slots=True)
+class Work:
+    """Do *work*, which may take a while but waits for nobody; answered with what it returns."""
+
+    work: Callable[[], Any]
 
 
 @dataclass(slots=True)
@@ -233,6 +255,44 @@ class SetLive:
 
 
 @dataclass(slots=True)
+class Compact:
+    """Records have left the window to make room.
+
+    Attributes:
+        reason: ``"trigger"``, ``"too long"`` (the provider said so) or ``"asked"``.
+        strategies: names of what chose them.
+        gone: their ids.
+        summary: text that stands for them, from the place of the first on; None without one.
+        place: id of the record in whose place it stands.
+        before, after: tokens of what is sent.
+        spent: what writing the summary has used.
+    """
+
+    reason: str
+    strategies: list[str]
+    gone: list[int]
+    before: int
+    after: int
+    summary: str | None = None
+    place: int | None = None
+    spent: list[Aside] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Aside:
+    """A call of a model beside the conversation, as it is accounted for."""
+
+    provider: str
+    model: str
+    usage: Usage
+    cost: Decimal | None
+    finish_reason: FinishReason
+    response_id: str | None
+    time_to_first_token: float | None
+    duration: float
+
+
+@dataclass(slots=True)
 class Forget:
     """Records that the turn will not touch again: in a long turn they would be in the way."""
 
@@ -318,6 +378,7 @@ Operation = (
     | Append
     | CloseRecord
     | SetLive
+    | Compact
     | Forget
     | StartCall
     | Progress
@@ -350,6 +411,7 @@ class Written:
         usage, cost: of the calls that have ended, together.
         last_usage, last_cost: of the call that ended last.
         ended: whether the turn is over.
+        summary: the record that the last compaction has written, or None.
     """
 
     ids: dict[int, int] = field(default_factory=dict)
@@ -359,6 +421,18 @@ class Written:
     last_usage: Usage | None = None
     last_cost: Decimal | None = None
     ended: bool = False
+    summary: Record | None = None
 
 
-Effect = _Mark | OpenCall | Sleep | RunHook | StartTools | StopTools | BeginTurn | Checkpoint
+Effect = (
+    _Mark
+    | OpenCall
+    | Ask
+    | Work
+    | Sleep
+    | RunHook
+    | StartTools
+    | StopTools
+    | BeginTurn
+    | Checkpoint
+)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, Literal, get_args
 
+from contextwindow.compaction import Room
 from contextwindow.errors import ModelError
 from contextwindow.middleware import Hooks
 from contextwindow.models.base import CallOptions, Model
@@ -55,6 +56,7 @@ class TurnPlan:
             time.
         parse: reads ``reply.parsed`` out of a reply that is not to be called back.
         tools: what the reply may call, by name; empty where every call is the caller's to answer.
+        room: what the window holds, and what happens when it is full; None: nobody looks.
         max_tool_rounds: how often the tools that replies ask for are run.
         unwatched: nobody is shown the chunks, so a reply that arrives whole is written once.
         stream: handed to ``on_stream_start``.
@@ -68,6 +70,7 @@ class TurnPlan:
     hooks: Hooks = field(init=False)
     price: Callable[[Usage, str | None], Decimal | None] = field(init=False)
     tools: dict[str, Tool] = field(default_factory=dict)
+    room: Room | None = None
     max_tool_rounds: int = 50
     resume: str | None = None
     strategy: Strategy = "auto"

@@ -11,8 +11,9 @@ from contextwindow.chunks import StreamChunk
 from contextwindow.errors import ConfigError, ContextNotFound
 from contextwindow.followers import follow
 from contextwindow.records import Call, Context, ContextStats, Record, TokenUsage, Turn
-from contextwindow.store import conversations, reading
+from contextwindow.store import compacting, conversations, reading
 from contextwindow.store.checks import check_text
+from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.store import Store
 
 
@@ -82,7 +83,8 @@ class ContextReader:
         """
         context_id = self._current()[0]
         self._store.settle(context_id)
-        turns = self.turns()
+        # What stands for calls beside the conversation passes no reply.
+        turns = [one for one in self.turns() if not one.id.startswith(compacting.TURN_PREFIX)]
         return [turn for turn in turns[-1:] if turn.state == "interrupted"]
 
     def calls(self, turn_id: str | None = None) -> list[Call]:
@@ -100,6 +102,11 @@ class ContextReader:
         """
         with self._store.database.read() as connection:
             return reading.manifest(connection, self._current()[0], call_id)
+
+    def compactions(self) -> list[CompactionEvent]:
+        """Each time that records have left the window to make room, oldest first."""
+        with self._store.database.read() as connection:
+            return compacting.events(connection, self._current()[0])
 
     def follow(
         self, after: str | None = None, timeout: float | None = None

@@ -52,12 +52,22 @@ PROFILES: Final[dict[str, frozenset[str] | None]] = {
             "child_linked",
             "retrying",
             "resumed",
+            "compacted",
             "done",
             "stream_failed",
         }
     ),
     "metrics": frozenset(
-        {"stream_start", "tool_end", "usage_report", "retrying", "resumed", "done", "stream_failed"}
+        {
+            "stream_start",
+            "tool_end",
+            "usage_report",
+            "retrying",
+            "resumed",
+            "compacted",
+            "done",
+            "stream_failed",
+        }
     ),
 }
 """Kinds of chunks (``chunk.type``) by profile; None stands for all of them.

@@ -54,6 +54,11 @@ def estimate_tokens(text: str) -> int:
     return (size + 3) // 4
 
 
+def quick_tokens(text: str) -> int:
+    """Tokens of *text*: counted where that takes no time, else a guess."""
+    return count_tokens(text) if is_loaded() and len(text) < 20_000 else estimate_tokens(text)
+
+
 def is_loaded() -> bool:
     """Whether a count is as good and as cheap as it will get in this process."""
     return _encode is not None or _unavailable

@@ -21,6 +21,7 @@ from contextwindow.chunks import (
     StreamStart,
     UsageReport,
 )
+from contextwindow.compaction import size_of
 from contextwindow.effects import (
     CLOSE,
     NEXT,
@@ -53,6 +54,7 @@ from contextwindow.errors import (
 )
 from contextwindow.hooking import HookStopped, run_hook
 from contextwindow.incoming import Cancelled, Incoming, Run
+from contextwindow.making_room import MakingRoom
 from contextwindow.middleware import CallStart
 from contextwindow.models.base import CallOptions, Decoder, Request
 from contextwindow.parts import Part, instruction, text_record, tool_call
@@ -114,6 +116,7 @@ class TurnRun:
         self._calls_left: list[ToolCall] = []
         # Numbers of records that are whole and behind the turn.
         self._over: list[int] = []
+        self._room: MakingRoom | None = None
 
     @property
     def running(self) -> bool:
@@ -179,8 +182,14 @@ class TurnRun:
                 if self._out.at_reader or drops > self.plan.max_resumes or stuck > 1:
                     raise
                 request = yield from self._go_on_after(error)
-            except ModelError:
+            except ModelError as error:
                 self._out.check_stop()
+                if self._room is not None and not self._out.parts and self._room.refused(error):
+                    smaller = yield from self._shrink(error)
+                    if smaller is None:
+                        raise
+                    request = smaller
+                    continue
                 # The provider no longer has the stream: the next rung of the ladder.
                 reading_on = request.response_id is not None and self._out.decoder is None
                 if self._out.at_reader or not reading_on:
@@ -193,6 +202,8 @@ class TurnRun:
         plan = self.plan
         self._options = plan.options
         self._beside = tokens_beside(plan.options)
+        if plan.room is not None:
+            self._room = MakingRoom(plan.room, plan.options.max_output_tokens)
         provider = plan.model.provider or plan.model.api
         start = StartCall(provider, plan.model.name, plan.recorded, beside=self._beside)
         begun: Begun = yield BeginTurn(plan.turn_id, plan.resume, start)
@@ -217,6 +228,43 @@ class TurnRun:
         if operations:
             yield from self._out.write(operations)
         return (yield from self._resume(plan.strategy, begun.response_id, begun.cursor))
+
+    # -- room ----------------------------------------------------------------------------
+
+    def _make_room(self) -> Run:
+        """Have what is live fit the window before it is sent.
+
+        Raises:
+            ContextLengthExceeded: it does not, whatever may leave.
+        """
+        room, begun = self._room, self._known_begun()
+        if room is None:
+            return
+        tokens = size_of(begun.records) + self._beside
+        yield from room.look_up(tokens + (self.plan.options.max_output_tokens or 0))
+        if room.wanted(tokens):
+            yield from self._compact(tokens)
+            tokens = size_of(begun.records) + self._beside
+        room.check_fits(tokens)
+
+    def _shrink(self, error: ModelError) -> Generator[Effect | StreamChunk, Any, Request | None]:
+        """The request after a provider has said that there is too much; None without a way."""
+        begun = self._known_begun()
+        before = len(begun.records)
+        yield CLOSE
+        yield from self._out.write([self._end_call(str(error), None, None)])
+        yield from self._compact(size_of(begun.records) + self._beside, refused=True)
+        if len(begun.records) == before:
+            return None
+        return (yield from self._plan_call())
+
+    def _compact(self, tokens: int, *, refused: bool = False) -> Run:
+        begun, room = self._known_begun(), self._room
+        assert room is not None  # noqa: S101 - asked for by those who have one
+        left = yield from room.make(begun.records, tokens, self._out, refused=refused)
+        if len(left) != len(begun.records) or self._out.written.summary is not None:
+            # The provider's own copy holds what has left.
+            begun.records, begun.last_response_id = left, None
 
     # -- tools ---------------------------------------------------------------------------
 
@@ -288,6 +336,8 @@ class TurnRun:
             for part in self._out.parts
             if part.kind == "text" and part.length and not part.dead
         ]
+        if not own and not extra:
+            yield from self._make_room()
         records = whole = [*begun.records, *own, *extra]
         if begun.threaded and plan.model.supports_threading:
             options = replace(options, threaded=True)

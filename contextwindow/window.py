@@ -5,19 +5,30 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Final, Unpack
+from typing import Any, Final, TypeVar, Unpack
 
 from contextwindow.attachments import Attachable, listed, read_attachment
 from contextwindow.chunks import StreamChunk
+from contextwindow.compaction import (
+    SUMMARY_PROMPT,
+    Compaction,
+    CompactionResult,
+    Room,
+    SummaryResult,
+    default_compaction,
+)
+from contextwindow.compacts import Squeeze
 from contextwindow.drive import Wiring
-from contextwindow.errors import ConfigError
+from contextwindow.effects import Ask
+from contextwindow.errors import ConfigError, ModelError
 from contextwindow.middleware import Middleware, bind, check_all, check_middleware
 from contextwindow.models import catalog
 from contextwindow.models.base import Model
 from contextwindow.options import CallArguments, Driving, read_options
 from contextwindow.plan import STRATEGIES, Strategy, TurnPlan
+from contextwindow.questions import Question
 from contextwindow.reader import ContextReader, check_turn_id
 from contextwindow.records import (
     Attachment,
@@ -32,11 +43,14 @@ from contextwindow.records import (
 )
 from contextwindow.store import conversations, resuming, tool_names, writing
 from contextwindow.store.checks import check_text
+from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.sqlite import open_files
 from contextwindow.store.store import Store
 from contextwindow.streams import Stream
 from contextwindow.tools import Tool, as_tool
 from contextwindow.unanswered import check_taken
+
+_T = TypeVar("_T")
 
 _CHOICES: Final = ("auto", "none", "required")
 
@@ -54,6 +68,10 @@ class ContextWindow:
             ``"openai-chat:NAME"``.
         system_prompt: the live system prompt; None leaves what the database has.
         max_tokens: tokens that the window may hold; None takes the model's own limit.
+        summarizer: the model that writes summaries; None takes *model* where one is asked for.
+        compaction: what leaves the window when it is full, such as ``DropToolOutputs() |
+            Summarize()``; None: old tool outputs, then the oldest messages, for a summary where
+            there is a *summarizer*; ``NoCompaction()``: nothing.
         tools: what the model may call: ``Tool`` objects, or typed functions.
         middleware: hooks around every stream, in this order.
         checkpoint_interval: seconds that streamed text may wait to be written, together with
@@ -73,6 +91,8 @@ class ContextWindow:
         model: Model | str | None = None,
         system_prompt: str | None = None,
         max_tokens: int | None = None,
+        summarizer: Model | str | None = None,
+        compaction: Compaction | None = None,
         tools: Iterable[Tool | Callable[..., Any]] = (),
         middleware: Iterable[Middleware] = (),
         checkpoint_interval: float | None = None,
@@ -84,7 +104,14 @@ class ContextWindow:
         self._interval = _interval(checkpoint_interval)
         self._middleware = check_all(middleware, allow_async=self._allows_async)
         self._tools = check_tools(tools, allow_async=self._allows_async)
+        self._compaction = _check_compaction(compaction)
+        self._summary_prompt = SUMMARY_PROMPT
         self._model, self._owns_model = _model(model)
+        try:
+            self._summarizer, self._owns_summarizer = _model(summarizer, "summarizer")
+        except BaseException:
+            self._close_models()
+            raise
         self._owns_store = not isinstance(database, Store)
         self._store = database if isinstance(database, Store) else Store(_place(database))
         try:
@@ -100,6 +127,9 @@ class ContextWindow:
             raise
 
     _allows_async = False
+    _question: Callable[[Ask, float | None], Any] = Question
+    _owns_summarizer = False
+    _summarizer: Model | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._store.location!r}, {self.current_context!r})"
@@ -114,8 +144,13 @@ class ContextWindow:
         """Close what this window opened itself; may be called twice."""
         if self._owns_store:
             self._store.close()
+        self._close_models()
+
+    def _close_models(self) -> None:
         if self._owns_model and self._model is not None:
             self._model.close()
+        if self._owns_summarizer and self._summarizer is not None:
+            self._summarizer.close()
 
     # -- write ---------------------------------------------------------------------------
 
@@ -502,6 +537,77 @@ class ContextWindow:
         """Whether the context has a tool of that name."""
         return name in self.list_tools()
 
+    # -- summaries and compaction --------------------------------------------------------
+
+    def set_summarizer(self, model: Model | str | None) -> None:
+        """Choose the model that writes summaries; None: the window's own, where one is asked for.
+
+        Raises:
+            ConfigError: it is no model.
+        """
+        made, owned = _model(model, "summarizer")
+        if self._owns_summarizer and self._summarizer is not None:
+            self._summarizer.close()
+        self._summarizer, self._owns_summarizer = made, owned
+
+    def set_summarizer_prompt(self, text: str) -> None:
+        """Tell the summarizer what to do; ``Summarize(prompt=…)`` comes before it.
+
+        Raises:
+            ConfigError: the text is empty or cannot be sent.
+        """
+        self._summary_prompt = check_text(text, "summarizer prompt")
+
+    def summarize_live_context(self) -> SummaryResult:
+        """Have a summary written of all that is live but the newest, and change nothing yet.
+
+        What it cost is counted, whether ``accept_summary`` follows or not.
+
+        Raises:
+            ConfigError: there is nothing to summarise, or no model that could.
+            ModelError: the summarizer failed or wrote nothing of use; nothing was changed.
+        """
+        return self._asked(self._squeeze().summarize())
+
+    def accept_summary(self, result: SummaryResult) -> Record:
+        """Put a summary in the place of the records that it stands for, which leave the window.
+
+        What was written since is kept.
+
+        Raises:
+            ConfigError: one of them has left since, or the summary is of another context; nothing
+                was changed.
+        """
+        return self._squeeze().accept(result)
+
+    def reject_summary(self, result: SummaryResult) -> None:
+        """Let a summary go; nothing has to be undone.
+
+        Raises:
+            ConfigError: it is no ``SummaryResult``.
+        """
+        if not isinstance(result, SummaryResult):
+            raise ConfigError(f"reject_summary takes a SummaryResult, not {result!r:.60}")
+
+    def compact(self, *, dry_run: bool = False) -> CompactionResult:
+        """Make room now, however full the window is, as its compaction says.
+
+        Args:
+            dry_run: say what would leave, what it would cost and what of the provider's prompt
+                cache would be lost, and change nothing.
+
+        Raises:
+            ConfigError: what was chosen has left meanwhile; nothing was changed.
+        """
+        if not isinstance(dry_run, bool):
+            raise ConfigError(f"dry_run must be True or False, not {dry_run!r}")
+        squeeze = self._squeeze()
+        return squeeze.dry_run() if dry_run else self._asked(squeeze.compact())
+
+    def compactions(self) -> list[CompactionEvent]:
+        """Each time that records have left this context's window to make room, oldest first."""
+        return self._reader.compactions()
+
     # -- middleware and threading --------------------------------------------------------
 
     def add_middleware(self, middleware: Middleware) -> None:
@@ -595,6 +701,7 @@ class ContextWindow:
             )
         plan.model = self._model
         plan.hooks = bind(self._middleware)
+        plan.room = self._room()
         prices = catalog.CallPrices(self._model, plan.options.extra.get("service_tier"))
         plan.price = prices
         plan.recorded = {**plan.recorded, **prices.written_down()}
@@ -606,6 +713,43 @@ class ContextWindow:
                 raise ConfigError(f"tool_choice {choice!r} names no tool; use one of: {known}")
             plan.options = replace(plan.options, tools=tuple(tools.values()))
 
+    def _room(self) -> Room:
+        """What the window holds, and what happens when it is full."""
+        summarizer = self._summarizer or self._model
+        chosen = self._compaction
+        if chosen is None:
+            chosen = default_compaction(summarizes=self._summarizer is not None)
+
+        def look_up(room: Room) -> None:
+            room.max_tokens = self._most_tokens()
+            if summarizer is not None:
+                found = catalog.context_limit(summarizer.provider, summarizer.name)
+                room.summarizer_limit = found or 0
+
+        return Room(
+            self._max_tokens or 0, chosen, summarizer, prompt=self._summary_prompt, look_up=look_up
+        )
+
+    def _squeeze(self) -> Squeeze:
+        room = self._room()
+        room.complete()
+        return Squeeze(self._store, self._current[0], room, self._model)
+
+    @staticmethod
+    def _asked(work: Generator[Ask, Reply, _T]) -> _T:
+        """*work*, its questions asked and waited for."""
+        step: Callable[[Any], Ask] = work.send
+        answer: Any = None
+        while True:
+            try:
+                ask = step(answer)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # what the generator returns
+            try:
+                step, answer = work.send, Question(ask).answer()
+            except ModelError as error:
+                step, answer = work.throw, error
+
     def _wire(self, plan: TurnPlan, driving: Driving, context: tuple[str, str]) -> Wiring:
         return Wiring(
             self._store,
@@ -616,6 +760,7 @@ class ContextWindow:
             deadline=driving.deadline,
             on_busy=driving.on_busy,
             context_name=context[1],
+            question=self._question,
         )
 
 
@@ -681,13 +826,23 @@ def _place(database: object) -> str | os.PathLike[str]:
     raise ConfigError(f"database must be a path, a URL or a Store, not {database!r}")
 
 
-def _model(model: Model | str | None) -> tuple[Model | None, bool]:
+def _check_compaction(compaction: object) -> Compaction | None:
+    if compaction is None or isinstance(compaction, Compaction):
+        return compaction
+    if isinstance(compaction, type) and issubclass(compaction, Compaction):
+        raise ConfigError(f"{compaction.__name__} is a class; pass {compaction.__name__}()")
+    raise ConfigError(
+        f"compaction must be such as DropToolOutputs() | Summarize(), not {compaction!r}"
+    )
+
+
+def _model(model: Model | str | None, what: str = "model") -> tuple[Model | None, bool]:
     """The model, and whether it was made here."""
     if model is None or isinstance(model, Model):
         return model, False
     if isinstance(model, str):
         return catalog.model_from_string(model), True
-    raise ConfigError(f"model must be a Model or a str such as 'openai:NAME', not {model!r}")
+    raise ConfigError(f"{what} must be a Model or a str such as 'openai:NAME', not {model!r}")
 
 
 def _limit(tokens: object) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar, Unpack
@@ -16,13 +16,17 @@ from typing import Any, TypeVar, Unpack
 import anyio
 
 from contextwindow.attachments import Attachable, listed
+from contextwindow.compaction import Compaction, CompactionResult, SummaryResult
+from contextwindow.compacts import Squeeze
 from contextwindow.drive import Wiring
-from contextwindow.errors import ConfigError
+from contextwindow.effects import Ask
+from contextwindow.errors import ConfigError, ModelError
 from contextwindow.followers import AsyncFollower
 from contextwindow.middleware import Middleware, check_all
 from contextwindow.models.base import Model
 from contextwindow.options import CallArguments, Driving
 from contextwindow.plan import Strategy, TurnPlan
+from contextwindow.questions import AsyncQuestion
 from contextwindow.reader import ContextReader, check_turn_id
 from contextwindow.records import (
     Attachment,
@@ -35,6 +39,7 @@ from contextwindow.records import (
     Turn,
 )
 from contextwindow.store.checks import check_ids
+from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.store import Store
 from contextwindow.streams import AsyncStream
 from contextwindow.tools import Tool
@@ -47,6 +52,18 @@ class _Core(ContextWindow):
     """The blocking half, whose hooks may be async."""
 
     _allows_async = True
+
+    def _question(self, ask: Ask, timeout: float | None) -> AsyncQuestion:
+        return AsyncQuestion(ask, timeout, self.executor)
+
+    def squeeze(self) -> Squeeze:
+        """The compaction of the current context."""
+        return self._squeeze()
+
+    @property
+    def own_summarizer(self) -> Model | None:
+        """The summarizer, if it was made here."""
+        return self._summarizer if self._owns_summarizer else None
 
     @property
     def executor(self) -> ThreadPoolExecutor:
@@ -111,6 +128,8 @@ class AsyncContextWindow:
         model: Model | str | None = None,
         system_prompt: str | None = None,
         max_tokens: int | None = None,
+        summarizer: Model | str | None = None,
+        compaction: Compaction | None = None,
         tools: Iterable[Tool | Callable[..., Any]] = (),
         middleware: Iterable[Middleware] = (),
         checkpoint_interval: float | None = None,
@@ -124,6 +143,8 @@ class AsyncContextWindow:
             model=model,
             system_prompt=system_prompt,
             max_tokens=max_tokens,
+            summarizer=summarizer,
+            compaction=compaction,
             tools=usable,
             middleware=hooks,
             checkpoint_interval=checkpoint_interval,
@@ -147,9 +168,9 @@ class AsyncContextWindow:
         core, self._closed = self._core, True
         if core is None:
             return
-        model = core.own_model
-        if model is not None:
-            await model.aclose()
+        for model in (core.own_model, core.own_summarizer):
+            if model is not None:
+                await model.aclose()
         await _finish(core.close)
 
     async def close(self) -> None:
@@ -387,6 +408,44 @@ class AsyncContextWindow:
         """Whether the context has a tool of that name."""
         return await self._run(lambda core: core.has_tool(name))
 
+    # -- summaries and compaction --------------------------------------------------------
+
+    async def set_summarizer(self, model: Model | str | None) -> None:
+        """Choose the model that writes summaries; see ``ContextWindow.set_summarizer``."""
+        core = await self._open()
+        before = core.own_summarizer
+        await self._run(lambda core: core.set_summarizer(model))
+        if before is not None:
+            await before.aclose()
+
+    async def set_summarizer_prompt(self, text: str) -> None:
+        """Tell the summarizer what to do; see ``ContextWindow.set_summarizer_prompt``."""
+        await self._run(lambda core: core.set_summarizer_prompt(text))
+
+    async def summarize_live_context(self) -> SummaryResult:
+        """Have a summary written; see ``ContextWindow.summarize_live_context``."""
+        squeeze = await self._run(lambda core: core.squeeze())
+        return await self._asked(squeeze.summarize())
+
+    async def accept_summary(self, result: SummaryResult) -> Record:
+        """Put a summary in its place; see ``ContextWindow.accept_summary``."""
+        return await self._run(lambda core: core.accept_summary(result))
+
+    async def reject_summary(self, result: SummaryResult) -> None:
+        """Let a summary go; nothing has to be undone."""
+        await self._run(lambda core: core.reject_summary(result))
+
+    async def compact(self, *, dry_run: bool = False) -> CompactionResult:
+        """Make room now, or say what that would do; see ``ContextWindow.compact``."""
+        if dry_run is not False:
+            return await self._run(lambda core: core.compact(dry_run=dry_run))
+        squeeze = await self._run(lambda core: core.squeeze())
+        return await self._asked(squeeze.compact())
+
+    async def compactions(self) -> list[CompactionEvent]:
+        """Each time that records have left the window to make room, oldest first."""
+        return await self._run(lambda core: core.compactions())
+
     # -- middleware and threading --------------------------------------------------------
 
     async def add_middleware(self, middleware: Middleware) -> None:
@@ -419,6 +478,25 @@ class AsyncContextWindow:
             raise
         return self._core
 
+    async def _asked(self, work: Generator[Ask, Reply, _T]) -> _T:
+        """*work*, each step of it in the store's threads and its questions on the event loop."""
+        core = await self._open()
+        step: Callable[[Any], Ask] = work.send
+        answer: Any = None
+        while True:
+            done = await _finish(partial(_step, step, answer), core.executor)
+            if isinstance(done, _Result):
+                return done.value  # type: ignore[no-any-return]  # what the generator returns
+            try:
+                answer = await AsyncQuestion(done, None, core.executor).answer()
+                step = work.send
+            except ModelError as error:
+                step, answer = work.throw, error
+            except BaseException:
+                # What was asked before was paid for: the generator writes that down.
+                await _finish(work.close, core.executor)
+                raise
+
     async def _run(self, work: Callable[[_Core], _T]) -> _T:
         core = await self._open()
         return await _finish(partial(work, core), core.executor)
@@ -435,6 +513,20 @@ class AsyncContextWindow:
             return core.wiring(plan, driving, place)
 
         return AsyncStream(plan, wire)
+
+
+class _Result:
+    """What a generator has returned."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _step(step: Callable[[Any], Ask], answer: Any) -> Ask | _Result:
+    try:
+        return step(answer)
+    except StopIteration as end:
+        return _Result(end.value)
 
 
 async def _finish(work: Callable[[], _T], executor: ThreadPoolExecutor | None = None) -> _T:

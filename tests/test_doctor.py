@@ -195,6 +195,20 @@ def test_a_damaged_page_is_named_and_nothing_is_written(file: str) -> None:
     assert report(file)["problems"][0]["kind"] == "pages"
 
 
+@pytest.mark.parametrize("page", range(1, 40, 3))
+def test_wherever_a_page_is_damaged_the_report_is_json(file: str, page: int) -> None:
+    with ContextWindow(file, "chat") as window:
+        for _ in range(50):
+            window.add_prompt("x" * 2_000)
+    with open(file, "r+b") as raw:
+        raw.seek(page * 4096)
+        raw.write(b"\xa5" * 4096)
+
+    found = report(file)
+
+    assert found.get("error") or found["problems"]
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -17,6 +17,7 @@ from contextwindow.effects import (
     Begun,
     Checkpoint,
     CloseRecord,
+    Compact,
     EndCall,
     EndTurn,
     Forget,
@@ -31,7 +32,7 @@ from contextwindow.effects import (
 from contextwindow.errors import ContextNotFound, StoreError, TurnLost
 from contextwindow.follow import attempt_of, next_attempt
 from contextwindow.records import Record, RecordType, Usage, defer_tokens
-from contextwindow.store import beginning, cancelling, leases
+from contextwindow.store import beginning, cancelling, compacting, leases
 from contextwindow.store import ledger_sql as sql
 from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
@@ -279,7 +280,7 @@ class TurnLedger:
                 keys.update(self._entries)
         entries = {key: copy(self._entries.get(key)) for key in keys}
         closed = {key: self.written.records.get(key) for key in keys}
-        ends = any(isinstance(one, EndCall) for one in operations)
+        ends = any(isinstance(one, (EndCall, Compact)) for one in operations)
         calls = dict(self._calls) if ends else None
         numbers = self._call_id, self._attempt, self._furthest
         return entries, closed, numbers, self._response_id, calls
@@ -433,6 +434,8 @@ class TurnLedger:
                     self._reopen(connection, one)
                 case SetLive():
                     self._set_live(connection, one)
+                case Compact():
+                    self._compact(connection, one)
                 case Forget():
                     self._forget(one)
                 case StartCall():
@@ -448,7 +451,7 @@ class TurnLedger:
     def _touches_old(self, operations: list[Operation], opened: Container[int]) -> bool:
         """Whether rows are locked of records that others may be changing."""
         return any(
-            type(one) is SetLive
+            type(one) in (SetLive, Compact)
             or (type(one) is CloseRecord and one.key in self._entries and one.key not in opened)
             for one in operations
         )
@@ -660,6 +663,17 @@ class TurnLedger:
             counters.uncounted = sign * int(row[1])
             entry.live = operation.live
             self._touch(connection, counters)
+
+    def _compact(self, connection: Connection, operation: Compact) -> None:
+        summary, _ = compacting.write(connection, self.context_id, operation, self.turn_id)
+        asides = compacting.account(
+            connection, self.context_id, self.turn_id, operation.spent, "summary"
+        )
+        self._calls.update(asides)
+        self.written.summary = summary
+        if self._sent is not None:
+            # What has left is known to this turn: it is no stranger's change.
+            self._sent = self._live_before(connection, self._began_seq, self.turn_id)
 
     def _forget(self, operation: Forget) -> None:
         for key in operation.keys:

@@ -15,7 +15,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0005"
+REVISION: Final = "0006"
 """Newest revision; a database of a higher one is refused."""
 
 metadata = sa.MetaData()
@@ -263,6 +263,28 @@ calls = sa.Table(
 )
 # Calls of a context are found through its turns: each index costs every turn a page of the log.
 sa.Index("calls_turn", calls.c.turn_id)
+
+# Each time that records have left the window to make room.
+compactions = sa.Table(
+    "compactions",
+    metadata,
+    sa.Column("id", _BIGINT, primary_key=True, autoincrement=True),
+    sa.Column(
+        "context_id", sa.Text, sa.ForeignKey("contexts.id", ondelete="CASCADE"), nullable=False
+    ),
+    # NULL where it was asked for outside of a turn.
+    sa.Column("turn_id", sa.Text),
+    sa.Column("ts", _TIME, nullable=False),
+    # 'trigger', 'too long' (the provider said so) or 'asked'.
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("strategies", sa.Text, nullable=False),
+    # Ids of the records that left, as ranges.
+    sa.Column("removed", sa.Text, nullable=False),
+    sa.Column("summary_id", _BIGINT),
+    sa.Column("tokens_before", _BIGINT, nullable=False),
+    sa.Column("tokens_after", _BIGINT, nullable=False),
+)
+sa.Index("compactions_context", compactions.c.context_id)
 
 context_tools = sa.Table(
     "context_tools",

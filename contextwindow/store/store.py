@@ -9,7 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from contextwindow import tokens
-from contextwindow.errors import ConfigError, ContextNotFound, StoreReadOnly, TurnBusy
+from contextwindow.errors import (
+    ConfigError,
+    ContextNotFound,
+    StoreError,
+    StoreReadOnly,
+    TurnBusy,
+)
 from contextwindow.records import Context, ContextStats, Turn
 from contextwindow.store import beginning, cancelling, conversations, reading
 from contextwindow.store.checkpoints import Checkpointer
@@ -174,7 +180,15 @@ class Store:
         """
         if mend and self._database.read_only:
             raise StoreReadOnly(f"{self.location}: was opened with read_only=True")
-        settled = self.recover() if mend else []
+        settled: list[Turn] = []
+        if mend:
+            try:
+                settled = self.recover()
+            except StoreError as error:
+                if type(error) is not StoreError:
+                    raise
+                # Its pages are damaged, which is told below; writing would make it worse.
+                mend = False
         found = examine(self._database, mend=mend)
         found.settled = settled
         return found

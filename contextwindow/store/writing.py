@@ -50,7 +50,7 @@ _INSERT = Statement(
         live=True,
         est_tokens=_bind("est_tokens"),
         seq=_bind("seq"),
-        position=_bind("seq"),
+        position=_bind("position"),
         call_id=_bind("call_id"),
         name=_bind("name"),
         checksum=_bind("checksum"),
@@ -171,7 +171,7 @@ def append(
             known = _BY_KEY.one(connection, context_id=context_id, key=key)
             if known is not None:
                 return to_record(connection, known)
-        return _insert(
+        return insert(
             connection, context_id, source, content, size, guess, key=key, attachments=attachments
         )
 
@@ -183,7 +183,7 @@ def by_key(database: Database, context_id: str, key: str) -> Record | None:
         return None if known is None else to_record(connection, known)
 
 
-def _insert(
+def insert(
     connection: Connection,
     context_id: str,
     source: RecordType,
@@ -195,7 +195,14 @@ def _insert(
     key: str | None = None,
     error: bool = False,
     attachments: Sequence[Attachment] = (),
+    position: int | None = None,
 ) -> Record:
+    """Write one live record, within a transaction; its place in the order is its number.
+
+    Args:
+        size, guess: its tokens, and whether they were guessed.
+        position: where it stands instead.
+    """
     now = now_text()
     row = _TAKE_PLACE.one(
         connection, context_id=context_id, tokens=size, uncounted=int(guess), now=now
@@ -212,6 +219,7 @@ def _insert(
         content=content,
         est_tokens=size,
         seq=seq,
+        position=position or seq,
         call_id=call_id,
         name=name,
         checksum=check,
@@ -266,7 +274,7 @@ def add_tool_call(
         if call_id in _open_calls(connection, context_id):
             raise ConfigError(f"an open tool call has the id {call_id!r} already; give another")
         kind = RecordType.TOOL_CALL
-        return _insert(connection, context_id, kind, text, size, guess, call_id, name)
+        return insert(connection, context_id, kind, text, size, guess, call_id, name)
 
 
 def add_tool_output(
@@ -289,9 +297,7 @@ def add_tool_output(
             raise ConfigError(f"no open tool call has the id {call_id!r}; open calls: {known}")
         name = None if call_id is None else waiting[call_id]
         kind = RecordType.TOOL_OUTPUT
-        return _insert(
-            connection, context_id, kind, output, size, guess, call_id, name, error=error
-        )
+        return insert(connection, context_id, kind, output, size, guess, call_id, name, error=error)
 
 
 def _open_calls(connection: Connection, context_id: str) -> dict[str, str | None]:
@@ -305,7 +311,7 @@ def set_system_prompt(database: Database, context_id: str, text: str) -> Record:
     with database.write(boundary=True) as connection:
         lock(connection, context_id)
         _apply_live(connection, context_id, _SYSTEM_OFF.run(connection, context_id=context_id), -1)
-        return _insert(connection, context_id, RecordType.SYSTEM_PROMPT, text, size, guess)
+        return insert(connection, context_id, RecordType.SYSTEM_PROMPT, text, size, guess)
 
 
 def set_live(database: Database, context_id: str, ids: Iterable[int], live: bool) -> list[Record]:
@@ -365,6 +371,17 @@ def set_live_within(
             found.append(_known(connection, context_id, record_id))
     _apply_live(connection, context_id, changed, 1 if live else -1)
     return found
+
+
+def take_out(connection: Connection, context_id: str, ids: Iterable[int]) -> int:
+    """Take records out of what is sent, within a transaction; how many were live until now."""
+    rows = (
+        _SET_LIVE.one(connection, context_id=context_id, record_id=number, live=False)
+        for number in ids
+    )
+    left = [row for row in rows if row is not None]
+    _apply_live(connection, context_id, left, -1)
+    return len(left)
 
 
 def _apply_live(

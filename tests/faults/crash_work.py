@@ -173,13 +173,16 @@ def fork_in_a_stream(say: Voice, database: str) -> None:
 
 
 def start_a_turn(say: Voice, database: str) -> None:
-    """Start a turn when told to, and say what came of it and how much was sent."""
-    model = ScriptedModel([ScriptedReply(COUNT, delay=0.05)])
+    """Start a turn when told to, end it when told to, and say how much was sent."""
+    model = ScriptedModel([COUNT])
     with ContextWindow(database, "chat", model=model) as window:
         say("ready")
         say.heard()
         try:
-            window.call_model()
+            for chunk in window.call_model_streaming():
+                if chunk.delta == " two":
+                    say("running")
+                    say.heard()
         except TurnBusy:
             say(("busy", len(model.requests)))
         else:

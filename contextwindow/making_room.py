@@ -1,0 +1,167 @@
+"""Making room in the window before a call is made, as a part of a turn."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from decimal import Decimal
+from typing import Any
+
+from contextwindow.chunks import Compacted, StreamChunk
+from contextwindow.compaction import Outcome, Room, carry_out
+from contextwindow.effects import Aside, Compact, Effect, Work
+from contextwindow.errors import ContextLengthExceeded, ModelError
+from contextwindow.incoming import Incoming
+from contextwindow.models.base import Model
+from contextwindow.records import Record, Reply, Usage
+
+
+class MakingRoom:
+    """Keeps what a turn sends within the window.
+
+    Args:
+        room: what the window holds.
+        reply: tokens that the caller allows the reply, or None.
+    """
+
+    def __init__(self, room: Room, reply: int | None) -> None:
+        self._room = room
+        self._reply = reply
+        # What a compaction of this turn has not reached: it would not reach it again.
+        self._in_vain = 0
+        self._refused = False
+
+    def look_up(self, tokens: int) -> Generator[Effect, Any, None]:
+        """Find out what the window holds, if *tokens* are so many that it matters."""
+        if self._room.look_up is not None and self._room.is_close(tokens):
+            yield Work(self._room.complete)
+
+    def wanted(self, tokens: int) -> bool:
+        """Whether a call that sends *tokens* is to make room first."""
+        return tokens >= self._room.trigger and tokens > self._in_vain
+
+    def refused(self, error: ModelError) -> bool:
+        """Whether *error* says that there is too much, for the first time in this turn."""
+        first = isinstance(error, ContextLengthExceeded) and not self._refused
+        self._refused = self._refused or first
+        return first and bool(self._room.compaction.steps)
+
+    def make(
+        self, records: Sequence[Record], tokens: int, out: Incoming, *, refused: bool = False
+    ) -> Generator[Effect | StreamChunk, Any, list[Record]]:
+        """Let records leave, write that down and tell the reader.
+
+        Args:
+            records: what is live, in order.
+            tokens: what a request with them takes.
+            refused: the provider has refused it, so it takes more than was thought.
+
+        Returns:
+            What is live then, in order.
+        """
+        goal = self._room.goal(tokens)
+        outcome: Outcome = yield from self._carried_out(records, tokens, goal, out)
+        if not outcome.gone:
+            self._in_vain = tokens
+            return list(records)
+        self._in_vain = outcome.tokens_after
+        done = noted(outcome, "too long" if refused else "trigger")
+        yield from out.write([done], boundary=True)
+        usage, cost = _together(done.spent)
+        chunk = Compacted(
+            done.reason,
+            done.strategies,
+            len(done.gone),
+            done.before,
+            done.after,
+            done.summary or "",
+            usage,
+            cost,
+        )
+        yield from out.say(chunk)
+        return _without(records, outcome, out.written.summary)
+
+    def check_fits(self, tokens: int) -> None:
+        """See that a call can be made.
+
+        Raises:
+            ContextLengthExceeded: a call that sends *tokens* leaves no room for the reply.
+        """
+        most = self._room.max_tokens
+        kept = self._room.kept_for_reply(self._reply)
+        if most and tokens + kept > most and self._room.is_close(tokens + kept):
+            raise ContextLengthExceeded(
+                f"the window is too small for this call: about {tokens} tokens to send and "
+                f"{kept} kept for the reply, of {most}; nothing was sent. Shorten the "
+                "prompt, unpin or set_live(…, False) what is not needed, allow fewer "
+                "max_output_tokens, or set another compaction"
+            )
+
+    def _carried_out(
+        self, records: Sequence[Record], tokens: int, goal: int, out: Incoming
+    ) -> Generator[Effect | StreamChunk, Any, Outcome]:
+        """``carry_out``, its questions asked of the driver."""
+        work = carry_out(self._room, records, tokens, goal)
+        step, answer = work.send, None
+        while True:
+            try:
+                ask = step(answer)  # type: ignore[arg-type]  # None is how a generator begins
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # what the generator returns
+            try:
+                answer = yield ask
+                step = work.send
+            except ModelError as error:
+                step, answer = work.throw, error  # type: ignore[assignment]
+            out.check_stop()
+
+
+def noted(outcome: Outcome, reason: str) -> Compact:
+    """*outcome* for the store."""
+    return Compact(
+        reason,
+        list(dict.fromkeys(outcome.strategies)),
+        [record.id for record in outcome.gone],
+        outcome.tokens_before,
+        outcome.tokens_after,
+        outcome.summary,
+        _place(outcome),
+        [accounted(model, reply) for model, reply in outcome.replies],
+    )
+
+
+def accounted(model: Model, reply: Reply) -> Aside:
+    """A *reply* of *model* that belongs to no conversation."""
+    return Aside(
+        model.provider or model.api,
+        reply.model or model.name,
+        reply.usage,
+        reply.cost,
+        reply.finish_reason,
+        reply.response_id,
+        reply.time_to_first_token,
+        reply.duration,
+    )
+
+
+def _place(outcome: Outcome) -> int | None:
+    return outcome.summarized[0].id if outcome.summarized else None
+
+
+def _without(records: Sequence[Record], outcome: Outcome, summary: Record | None) -> list[Record]:
+    gone = {record.id for record in outcome.gone}
+    place = _place(outcome)
+    left: list[Record] = []
+    for record in records:
+        if summary is not None and record.id == place:
+            left.append(summary)
+        if record.id not in gone:
+            left.append(record)
+    return left
+
+
+def _together(spent: Sequence[Aside]) -> tuple[Usage | None, Decimal | None]:
+    if not spent:
+        return None, None
+    usage = sum((one.usage for one in spent), Usage())
+    costs = [one.cost for one in spent if one.cost is not None]
+    return usage, sum(costs, Decimal(0)) if len(costs) == len(spent) else None
