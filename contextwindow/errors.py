@@ -38,7 +38,15 @@ from typing import Any
 
 
 class ContextWindowError(Exception):
-    """Base of every exception of this library."""
+    """Base of every exception of this library.
+
+    Attributes:
+        turn_id: on an error that ended a turn, the turn; else ``""``.
+        partial_text: on an error that ended a turn, the text that it had delivered.
+    """
+
+    turn_id: str = ""
+    partial_text: str = ""
 
 
 class ConfigError(ContextWindowError):

@@ -128,6 +128,8 @@ class Incoming:
                 if type(item) is Delta and not item.text and item.kind != "tool_call":
                     continue
                 part = yield from self._open_part(item)
+            elif not part.open:
+                continue  # its end was the last of it, whatever a server says behind it
             if type(item) is Delta:
                 part.call_id = item.call_id or part.call_id
                 part.name = item.name or part.name

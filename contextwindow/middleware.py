@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import Any, Final
 
 from contextwindow.chunks import StreamChunk, TextDelta, ToolStart
@@ -75,6 +76,9 @@ class Middleware:
         """After a tool has run."""
 
 
+PLUGINS: Final = "contextwindow.middleware"
+"""Entry point group of installed middleware; each is used only where it is named."""
+
 HOOKS: Final = (
     "on_call_start",
     "on_stream_start",
@@ -118,6 +122,8 @@ def check_all(middleware: object, *, allow_async: bool) -> list[Middleware]:
     """
     if not isinstance(middleware, Iterable):
         raise ConfigError(f"middleware must be a list of Middleware objects, not {middleware!r}")
+    if isinstance(middleware, str):
+        raise ConfigError(f"middleware must be a list, such as [{middleware!r}]")
     return [check_middleware(one, allow_async=allow_async) for one in middleware]
 
 
@@ -127,6 +133,8 @@ def check_middleware(one: object, *, allow_async: bool) -> Middleware:
     Raises:
         ConfigError: it is no ``Middleware`` object, or has async hooks where none can run.
     """
+    if isinstance(one, str):
+        one = load_plugin(one)
     if isinstance(one, type):
         raise ConfigError(f"{one.__name__} is a class; pass an object: {one.__name__}()")
     if not isinstance(one, Middleware):
@@ -141,6 +149,28 @@ def check_middleware(one: object, *, allow_async: bool) -> Middleware:
                     f"{type(one).__name__}.{name} is async; use AsyncContextWindow for it"
                 )
     return one
+
+
+def load_plugin(name: str) -> object:
+    """The middleware that an installed package offers under *name*; no other plugin is loaded.
+
+    Raises:
+        ConfigError: none offers it, or it cannot be loaded; the message names it.
+    """
+    found = {point.name: point for point in entry_points(group=PLUGINS)}
+    if name not in found:
+        known = ", ".join(sorted(found)) or "none"
+        raise ConfigError(f"no installed package offers middleware {name!r}; offered: {known}")
+    point = found[name]
+    package = f" of package {point.dist.name}" if point.dist is not None else ""
+    try:
+        loaded = point.load()
+        return loaded() if isinstance(loaded, type) else loaded
+    except Exception as error:
+        raise ConfigError(
+            f"middleware {name!r}{package} ({point.value}) cannot be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 class _Handler(Middleware):

@@ -138,7 +138,7 @@ class Part:
     @property
     def plain(self) -> bool:
         """Whether a delta is simply added: text of a part whose record is under way."""
-        return self.kind == "text" and self.trimmer is None
+        return self.kind == "text" and self.open and self.trimmer is None
 
     @property
     def says_something(self) -> bool:

@@ -44,6 +44,7 @@ from contextwindow.effects import (
 from contextwindow.errors import (
     ConfigError,
     ContextNotFound,
+    ContextWindowError,
     MiddlewareError,
     ModelError,
     ModelTimeout,
@@ -597,7 +598,7 @@ class TurnRun:
                     error = refused
                 elif error is not refused:
                     error.add_note(note)
-        if isinstance(error, ModelError):
+        if isinstance(error, ContextWindowError):
             error.turn_id = begun.turn_id
             error.partial_text = error.partial_text or self._out.text
         if reader_left:

@@ -73,7 +73,8 @@ class ContextWindow:
             Summarize()``; None: old tool outputs, then the oldest messages, for a summary where
             there is a *summarizer*; ``NoCompaction()``: nothing.
         tools: what the model may call: ``Tool`` objects, or typed functions.
-        middleware: hooks around every stream, in this order.
+        middleware: hooks around every stream, in this order: objects, or names of installed
+            plugins.
         checkpoint_interval: seconds that streamed text may wait to be written, together with
             other streams; 0 writes each chunk before it is delivered; None is 0 on SQLite and
             0.1 on PostgreSQL.
@@ -94,7 +95,7 @@ class ContextWindow:
         summarizer: Model | str | None = None,
         compaction: Compaction | None = None,
         tools: Iterable[Tool | Callable[..., Any]] = (),
-        middleware: Iterable[Middleware] = (),
+        middleware: Iterable[Middleware | str] = (),
         checkpoint_interval: float | None = None,
     ) -> None:
         name = str(uuid.uuid4()) if context is None else check_text(context, "context name")
@@ -610,7 +611,7 @@ class ContextWindow:
 
     # -- middleware and threading --------------------------------------------------------
 
-    def add_middleware(self, middleware: Middleware) -> None:
+    def add_middleware(self, middleware: Middleware | str) -> None:
         """Add hooks for the streams that begin from now on.
 
         Raises:

@@ -131,7 +131,7 @@ class AsyncContextWindow:
         summarizer: Model | str | None = None,
         compaction: Compaction | None = None,
         tools: Iterable[Tool | Callable[..., Any]] = (),
-        middleware: Iterable[Middleware] = (),
+        middleware: Iterable[Middleware | str] = (),
         checkpoint_interval: float | None = None,
     ) -> None:
         hooks = check_all(middleware, allow_async=True)
@@ -448,7 +448,7 @@ class AsyncContextWindow:
 
     # -- middleware and threading --------------------------------------------------------
 
-    async def add_middleware(self, middleware: Middleware) -> None:
+    async def add_middleware(self, middleware: Middleware | str) -> None:
         """Add hooks for the streams that begin from now on; they may be async."""
         await self._run(lambda core: core.add_middleware(middleware))
 

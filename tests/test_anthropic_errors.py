@@ -151,6 +151,7 @@ def test_the_sdk_makes_no_retries_of_its_own(read: Any) -> None:
 
 
 def test_a_page_of_html_is_a_clear_error(read: Any) -> None:
+    """Fault 20: HTML with status 200 is a clear error."""
     page = b"<!DOCTYPE html><html>sign in</html>"
     with serving(Answer(page, headers={"content-type": "text/html"})) as server:
         _, error = read(claude(server.url))
@@ -160,6 +161,7 @@ def test_a_page_of_html_is_a_clear_error(read: Any) -> None:
 
 
 def test_a_key_stands_in_no_message_and_no_traceback(read: Any) -> None:
+    """Fault 46: No key in any message or traceback."""
     said = {"type": "error", "error": {"type": "authentication_error", "message": f"bad {KEY}"}}
     answer = Answer(json.dumps(said).encode(), status=401, headers=JSON)
     with serving(answer) as server:
@@ -246,6 +248,7 @@ def said(kind: str, message: str = "no") -> dict[str, Any]:
 def test_status_errors_say_what_the_caller_can_do(
     status: int, body: Any, expected: type[ModelError], retryable: bool
 ) -> None:
+    """Fault 14: Statuses are mapped, and what makes no sense is not retried."""
     error = mapped(status_error(status, body))
 
     assert type(error) is expected
@@ -255,6 +258,7 @@ def test_status_errors_say_what_the_caller_can_do(
 
 
 def test_the_wait_is_read_from_the_headers() -> None:
+    """Fault 12: `retry-after` in every form."""
     headers = {"retry-after": "7"}
     error = mapped(status_error(429, said("rate_limit_error"), **headers))
 
@@ -262,6 +266,7 @@ def test_the_wait_is_read_from_the_headers() -> None:
 
 
 def test_an_error_in_a_stream_has_the_class_of_its_type_although_its_status_is_200() -> None:
+    """Fault 13: An error event with status 200."""
     raised = anthropic.APIStatusError(
         "overloaded",
         response=httpx2.Response(200, request=httpx2.Request("POST", "https://h")),
@@ -282,6 +287,7 @@ def exceptions(base: type[Exception]) -> Iterator[type[Any]]:
 
 def test_every_exception_class_of_the_sdk_is_mapped() -> None:
     # Loaded, so that their classes are among the subclasses.
+    """Fault 10: Every exception of the SDK is one of ours."""
     assert all(inspect.ismodule(one) for one in (sdk_response, sdk_workload, sdk_foundry))
     found = list(exceptions(anthropic.AnthropicError))
     assert len(found) > 20

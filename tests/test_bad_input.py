@@ -82,6 +82,7 @@ def window(request: pytest.FixtureRequest) -> Any:
 def test_a_text_that_no_database_keeps_is_refused(
     window: ContextWindow, action: Callable[[ContextWindow, Any], Any], text: Any, why: str
 ) -> None:
+    """Fault 40: NUL and lone surrogates are refused before anything is stored."""
     with pytest.raises(ConfigError, match=why):
         action(window, text)
 
@@ -310,6 +311,7 @@ def test_options_that_are_none_are_as_if_left_out(file: str, run: Open) -> None:
 
 
 def test_no_secret_of_extra_reaches_the_database(file: str, run: Open) -> None:
+    """Fault 46: No secret of `extra` reaches the database."""
     window = run(file, "main", model=ScriptedModel(["ok"]))
     window.add_prompt("hi")
 

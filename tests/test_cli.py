@@ -131,6 +131,7 @@ def test_chat_answers_and_offers_to_resume(database: str) -> None:
 
 @given(st.text())
 def test_no_text_of_a_model_reaches_the_terminal_as_a_command(text: str) -> None:
+    """Fault 45: Terminal escapes in model text are harmless."""
     shown = harmless(text)
     assert all(
         one.isprintable() or one in "\n\t\u200c\u200d\u00ad\u3000\xa0" or one.isspace()
@@ -141,6 +142,7 @@ def test_no_text_of_a_model_reaches_the_terminal_as_a_command(text: str) -> None
 
 
 def test_escapes_and_bidi_marks_are_shown(tmp_path: Path) -> None:
+    """Fault 45: They are shown."""
     path = str(tmp_path / "x.db")
     with ContextWindow(path, "c", model=ScriptedModel([HOSTILE])) as window:
         window.add_prompt(HOSTILE)

@@ -25,6 +25,7 @@ def damaged(tmp_path: Path) -> tuple[Path, int]:
 
 
 def test_a_damaged_record_is_an_error_that_names_it(damaged: tuple[Path, int]) -> None:
+    """Fault 28b: A damaged record is named."""
     path, record_id = damaged
     model = ScriptedModel(["never"])
     with ContextWindow(path, "c", model=model) as window:
@@ -36,6 +37,7 @@ def test_a_damaged_record_is_an_error_that_names_it(damaged: tuple[Path, int]) -
 
 
 def test_the_other_records_stay_readable(damaged: tuple[Path, int]) -> None:
+    """Fault 28b: The others stay readable."""
     path, record_id = damaged
     with ContextWindow(path, "c") as window:
         assert [one.content for one in window.records(limit=1)] == ["first"]

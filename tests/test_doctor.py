@@ -197,6 +197,7 @@ def test_a_damaged_page_is_named_and_nothing_is_written(file: str) -> None:
 
 @pytest.mark.parametrize("page", range(1, 40, 3))
 def test_wherever_a_page_is_damaged_the_report_is_json(file: str, page: int) -> None:
+    """Fault 23: A damaged page, wherever it is, is reported."""
     with ContextWindow(file, "chat") as window:
         for _ in range(50):
             window.add_prompt("x" * 2_000)

@@ -336,6 +336,7 @@ def fill_the_disk(connection: Connection) -> None:
 
 
 def test_a_swallowed_full_disk_does_not_let_later_statements_commit(on_file: Database) -> None:
+    """Fault 28c: A swallowed error: later statements raise."""
     with pytest.raises(StoreError, match="rolled back"), on_file.write() as connection:
         fill_the_disk(connection)
         ADD.run(connection, id="later", name="later")
@@ -346,6 +347,7 @@ def test_a_swallowed_full_disk_does_not_let_later_statements_commit(on_file: Dat
 
 
 def test_a_swallowed_full_disk_does_not_let_the_commit_pass(on_file: Database) -> None:
+    """Fault 28c: A swallowed error: the commit raises."""
     with pytest.raises(StoreError, match="rolled back"), on_file.write() as connection:
         fill_the_disk(connection)
 
@@ -353,6 +355,7 @@ def test_a_swallowed_full_disk_does_not_let_the_commit_pass(on_file: Database) -
 
 
 def test_a_swallowed_error_on_postgresql_does_not_let_the_commit_pass(on_server: Database) -> None:
+    """Fault 28c: A swallowed error on PostgreSQL: the commit raises."""
     with pytest.raises(StoreError, match="rolled back"), on_server.write() as connection:
         ADD.run(connection, id="a", name="a")
         with pytest.raises(Conflict):
@@ -445,6 +448,7 @@ def test_opening_copying_and_refusing_in_one_process_drops_no_locks(
 ) -> None:
     # Closing any other descriptor of the file would: the process below would then think that it
     # is the last one and remove the -wal from under us.
+    """Fault 28a: Our own process drops no locks."""
     add(on_file, "a")
     Database(str(on_file.path)).close()
     Database(str(on_file.path), read_only=True).close()
@@ -464,6 +468,7 @@ def test_opening_copying_and_refusing_in_one_process_drops_no_locks(
 
 
 def test_a_damaged_page_is_named_and_not_read_over(tmp_path: Path) -> None:
+    """Fault 23: A flipped byte in a page."""
     path = tmp_path / "a.db"
     with closing(Database(path)) as database:
         add(database, *(f"{n:04}" + "x" * 500 for n in range(200)))
@@ -619,6 +624,7 @@ def named(postgresql: str) -> Iterator[tuple[Database, str]]:
 def test_idle_connections_that_died_are_replaced(
     named: tuple[Database, str], postgresql: str
 ) -> None:
+    """Fault 26: Idle connections that were killed."""
     database, name = named
     with database.read(), database.read(), database.read():
         pass
@@ -632,6 +638,7 @@ def test_idle_connections_that_died_are_replaced(
 def test_a_connection_that_dies_in_a_write_is_an_error_and_the_next_write_works(
     named: tuple[Database, str], postgresql: str
 ) -> None:
+    """Fault 26: A connection that is killed in a write."""
     database, name = named
     with pytest.raises(StoreError, match="connection to the server was lost"):
         with database.write() as connection:
@@ -646,6 +653,7 @@ def test_a_connection_that_dies_in_a_write_is_an_error_and_the_next_write_works(
 def test_a_connection_that_dies_before_the_commit_leaves_it_open_what_happened(
     named: tuple[Database, str], postgresql: str
 ) -> None:
+    """Fault 26: A connection that is killed at a commit."""
     database, name = named
     with pytest.raises(StoreError, match="is not known"), database.write() as connection:
         ADD.run(connection, id="a", name="a")
@@ -653,6 +661,7 @@ def test_a_connection_that_dies_before_the_commit_leaves_it_open_what_happened(
 
 
 def test_a_row_that_another_holds_is_waited_for(postgresql: str) -> None:
+    """Fault 26: A row that another holds."""
     with closing(Database(postgresql, busy_timeout=0.1)) as database:
         with database.write() as connection, ThreadPoolExecutor(1) as pool:
             ADD.run(connection, id="a", name="a")
@@ -661,6 +670,7 @@ def test_a_row_that_another_holds_is_waited_for(postgresql: str) -> None:
 
 
 def test_a_read_only_server_is_named(postgresql: str) -> None:
+    """Fault 26: A server that only reads."""
     Database(postgresql).close()
     url = sa.make_url(postgresql)
     options = f"{url.query['options']} -cdefault_transaction_read_only=on"

@@ -177,6 +177,7 @@ def test_a_connection_that_breaks_interrupts_and_keeps_what_came(
 
 @WAYS
 def test_a_stall_times_out(read: Any, make: Any) -> None:
+    """Fault 11: A stall ends, though the SDK would wait for ever."""
     with serving(Answer(HELLO, end="stall")) as server:
         events, error = read(make(server.url), timeout=0.2)
 
@@ -261,6 +262,7 @@ def test_retries_that_the_client_is_set_to_are_left_to_the_turn(read: Any) -> No
 @pytest.mark.parametrize("page", [b"<html>sign in</html>", b"\xff\xfe<html>", b""])
 @pytest.mark.parametrize("status", [200, 502])
 def test_a_page_of_html_is_a_clear_error(read: Any, page: bytes, status: int) -> None:
+    """Fault 20: HTML with status 200 is a clear error."""
     with serving(Answer(page, status, headers={"content-type": "text/html"})) as server:
         events, error = read(own(server.url))
 
@@ -278,6 +280,7 @@ def test_a_page_of_html_is_a_clear_error(read: Any, page: bytes, status: int) ->
 def test_a_key_stands_in_no_message_no_traceback_and_no_log(
     read: Any, make: Any, stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Fault 46: No key in any message, traceback or log."""
     caplog.set_level(logging.DEBUG)
     details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]
     said = {"error": {"code": 400, "message": f"wrong key {KEY}", "details": details}}
@@ -512,6 +515,7 @@ def info(kind: str, **fields: Any) -> list[dict[str, Any]]:
 def test_status_errors_say_what_the_caller_can_do(
     code: int, message: str, details: Any, expected: type, retryable: bool
 ) -> None:
+    """Fault 14: Statuses are mapped, and what makes no sense is not retried."""
     error = status(code, message, "WORD", details)
 
     assert type(error) is expected
@@ -526,6 +530,7 @@ def test_status_errors_say_what_the_caller_can_do(
     [("17s", 17.0), ("48.939935699s", 48.939935699), ("soon", None), (3, None)],
 )
 def test_the_wait_is_read_from_the_details(delay: Any, seconds: float | None) -> None:
+    """Fault 12: The wait that the details ask for."""
     error = status(429, "", "RESOURCE_EXHAUSTED", info("RetryInfo", retryDelay=delay))
 
     assert error.retry_after == seconds
@@ -554,6 +559,7 @@ def exceptions(module: Any) -> list[type[Exception]]:
 
 
 def test_every_exception_class_of_the_sdk_is_mapped() -> None:
+    """Fault 10: Every exception of the SDK is one of ours."""
     found = [*exceptions(sdk_errors), *exceptions(auth_errors)]
     found.append(sdk_client.EphemeralTokenAPIKeyError)
     assert len(found) > 20
@@ -606,6 +612,7 @@ def test_every_exception_class_of_the_transport_interrupts_or_times_out() -> Non
     ],
 )
 def test_reported_errors_map_to_the_same_tree(body: Any, expected: type, code: Any) -> None:
+    """Fault 13: Errors that events report."""
     error = reported_error("m", body)
 
     assert type(error) is expected
@@ -655,6 +662,7 @@ def pieces(arguments: Any) -> dict[str, Any]:
     ],
 )
 def test_events_of_a_wrong_shape_interrupt(shape: Any) -> None:
+    """Fault 15: Events of a wrong shape."""
     decoder = GeminiDecoder("m")
     decoder.feed(json.loads(HELLO[6:]))
 

@@ -107,6 +107,7 @@ def test_every_layout_of_the_go_library_opens(go: Any, layout: str) -> None:
 
 
 def test_no_text_time_or_number_of_a_go_file_is_lost(go_file: Path) -> None:
+    """Fault 28f: Files of the Go library open, every byte of text equal."""
     before = query(str(go_file))
     rows = "SELECT id, context_id, ts, source, live, est_tokens, {} FROM records ORDER BY id"
     old = before(rows.format("content"))

@@ -103,6 +103,7 @@ def test_events_of_a_whole_stream_are_read(read: Any) -> None:
 
 @pytest.mark.parametrize("end", ["reset", "cut"])
 def test_a_connection_that_breaks_interrupts_and_keeps_what_came(read: Any, end: Any) -> None:
+    """Fault 10: A connection that breaks interrupts."""
     with serving(Answer(HELLO, end=end)) as server:
         events, error = read(chat(server.url))
 
@@ -170,6 +171,7 @@ def test_one_json_body_is_a_reply(read: Any) -> None:
 
 
 def test_a_page_of_html_is_a_clear_error(read: Any) -> None:
+    """Fault 20: HTML with status 200 is a clear error."""
     page = Answer(b"<html>sign in</html>", headers={"content-type": "text/html"})
     with serving(page) as server:
         events, error = read(chat(server.url))
@@ -182,6 +184,7 @@ def test_a_page_of_html_is_a_clear_error(read: Any) -> None:
 @pytest.mark.parametrize("api", [OpenAIChatModel, OpenAIResponsesModel])
 @pytest.mark.parametrize("key", [KEY, "a key of another shape"])
 def test_a_key_stands_in_no_message_and_no_traceback(read: Any, api: Any, key: str) -> None:
+    """Fault 46: No key in any message or traceback."""
     said = f'{{"error": {{"message": "wrong key {key}", "code": "invalid_api_key"}}}}'.encode()
     with serving(Answer(said, status=401, headers=JSON)) as server:
         model = api("m", api_key=key, base_url=server.url)
@@ -305,6 +308,7 @@ def mapped(error: Exception, *, reading: bool = False) -> ModelError:
 def test_status_errors_say_what_the_caller_can_do(
     status: int, code: str | None, message: str, expected: type, retryable: bool
 ) -> None:
+    """Fault 14: Statuses are mapped, and what makes no sense is not retried."""
     error = mapped(status_error(status, {"code": code, "message": message}))
 
     assert type(error) is expected
@@ -345,6 +349,7 @@ def test_the_server_may_say_whether_to_try_again() -> None:
     ],
 )
 def test_the_wait_is_read_from_every_form(headers: dict[str, str], seconds: float | None) -> None:
+    """Fault 12: `retry-after` in seconds, in milliseconds and as a date."""
     now = None if "date" in headers else datetime(2026, 11, 20, 12, tzinfo=UTC)
 
     assert retry_after(headers, now) == seconds
@@ -372,6 +377,7 @@ def test_the_wait_is_read_from_every_form(headers: dict[str, str], seconds: floa
     ],
 )
 def test_reported_errors_map_to_the_same_tree(body: Any, expected: type) -> None:
+    """Fault 13: Errors that events report."""
     error = reported_error("m", body)
 
     assert type(error) is expected
@@ -385,6 +391,7 @@ def exceptions(base: type[Exception]) -> Iterator[type[Any]]:
 
 
 def test_every_exception_class_of_the_sdk_is_mapped() -> None:
+    """Fault 10: Every exception of the SDK is one of ours."""
     import openai.lib.azure  # its exceptions are the SDK's too
 
     for found in exceptions(openai.OpenAIError):
@@ -444,6 +451,7 @@ def test_a_response_that_the_provider_lost_is_told_from_other_errors(
 @pytest.mark.parametrize("event", [[], 7, None, "x", {"choices": 3}, {"choices": [None]},
                                    {"choices": [{"delta": {"tool_calls": [3]}}]}])  # fmt: skip
 def test_events_of_a_wrong_shape_interrupt_a_chat(event: Any) -> None:
+    """Fault 15: Events of a wrong shape."""
     decoder = OpenAIChatModel("m", api_key="k").decoder(Request({}))
 
     with pytest.raises(StreamInterrupted):
@@ -453,6 +461,7 @@ def test_events_of_a_wrong_shape_interrupt_a_chat(event: Any) -> None:
 @pytest.mark.parametrize("event", [[], 7, None, {}, {"type": "response.output_text.delta"},
                                    {"type": "response.output_item.done", "item": 3}])  # fmt: skip
 def test_events_of_a_wrong_shape_interrupt_a_response(event: Any) -> None:
+    """Fault 15: Events of a wrong shape."""
     decoder = OpenAIResponsesModel("m", api_key="k").decoder(Request({}))
 
     with pytest.raises(StreamInterrupted):

@@ -148,6 +148,7 @@ REFUSED: dict[Callable[[Path], None], tuple[type[StoreError], str]] = {
 def test_what_is_not_ours_is_refused_and_left_as_it_is(
     tmp_path: Path, make: Callable[[Path], None], read_only: bool
 ) -> None:
+    """Fault 23: (fault 28g: as well) Not a database: refused, its bytes unchanged."""
     path = tmp_path / "some.db"
     make(path)
     before = everything(tmp_path)
@@ -175,6 +176,7 @@ def test_another_programs_database_in_use_is_left_as_it_is(tmp_path: Path) -> No
 
 
 def test_a_dangling_link_is_refused(tmp_path: Path) -> None:
+    """Fault 28g: A dangling link."""
     link = tmp_path / "link.db"
     link.symlink_to(tmp_path / "nowhere.db")
 
@@ -197,6 +199,7 @@ def test_a_link_to_a_database_opens_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_directory_in_its_place_is_refused(tmp_path: Path, read_only: bool) -> None:
+    """Fault 22: A directory in its place."""
     with pytest.raises(StoreError, match="is a directory"):
         Database(tmp_path, read_only=read_only)
 
@@ -208,6 +211,7 @@ def test_a_device_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["no/such.db", "file/in.db"])
 def test_a_missing_directory_is_named(tmp_path: Path, name: str) -> None:
+    """Fault 22: A missing directory."""
     (tmp_path / "file").touch()
 
     with pytest.raises(StoreError, match=str(tmp_path / name.split("/")[0])):
@@ -280,6 +284,7 @@ def test_any_file_name_works(tmp_path: Path, name: str) -> None:
 
 
 def test_a_new_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Fault 47: Files are 0600 under any umask."""
     database = Database(tmp_path / "a.db")
 
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
@@ -299,6 +304,7 @@ def test_the_mode_of_an_existing_file_is_left_alone(tmp_path: Path) -> None:
 def test_a_directory_where_anyone_may_replace_files_is_warned_about(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Fault 47: A directory where anyone may replace files."""
     tmp_path.chmod(0o777)
 
     with caplog.at_level(logging.WARNING, "contextwindow"):
@@ -308,6 +314,7 @@ def test_a_directory_where_anyone_may_replace_files_is_warned_about(
 
 
 def test_eight_processes_open_a_new_file_at_once(tmp_path: Path) -> None:
+    """Fault 28: 8 processes open a new file at once."""
     path = tmp_path / "new.db"
     at_once(path)
 
@@ -432,6 +439,7 @@ PERMISSIONS = """
 def test_missing_permissions_are_named(
     file_mode: int | None, folder_mode: int, how: str, expected: str
 ) -> None:
+    """Fault 22: No permission; a read-only file or directory."""
     import re
     import shutil
     import tempfile
@@ -457,6 +465,7 @@ def test_missing_permissions_are_named(
 
 
 def test_a_migration_that_fails_half_way_leaves_the_file_and_names_the_copy(tmp_path: Path) -> None:
+    """Fault 27: A migration that fails half-way."""
     path = tmp_path / "go.db"
     rows = "INSERT INTO records (context_id, ts, source, content, live, est_tokens) VALUES"
     run_sql(path, GO + f"{rows} ('c', '', 0, '{'x' * 900_000}', 1, 1);")
@@ -485,6 +494,7 @@ def test_a_migration_that_fails_half_way_leaves_the_file_and_names_the_copy(tmp_
 
 
 def test_a_locked_file_is_waited_for_and_then_named(tmp_path: Path) -> None:
+    """Fault 24: A locked file is waited for, then named."""
     path = ours(tmp_path / "a.db")
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
         raw.execute("BEGIN IMMEDIATE")

@@ -41,6 +41,7 @@ from contextwindow.testing import ScriptedModel, ScriptedReply
 
 
 def test_an_end_of_file_is_never_taken_for_an_end_of_the_reply(database: str, run: Open) -> None:
+    """Fault 9: A clean end without the terminal event is no end of the reply."""
     window = ready(run, database, ScriptedReply(COUNT, fault="eof", fail_at=3), "next reply")
 
     with pytest.raises(StreamInterrupted) as caught:
@@ -56,6 +57,7 @@ def test_an_end_of_file_is_never_taken_for_an_end_of_the_reply(database: str, ru
 
 
 def test_a_stream_cut_behind_its_last_chunk_is_cut_all_the_same(file: str, run: Open) -> None:
+    """Fault 9: Cut behind its last chunk."""
     window = ready(run, file, ScriptedReply(COUNT, fault="eof"), "next reply")
 
     with pytest.raises(StreamInterrupted) as caught:
@@ -460,6 +462,7 @@ def expected_rest(before: str, continuation: str) -> str:
 def test_an_echo_of_what_was_said_is_trimmed_before_anyone_sees_it(
     file: str, run: Open, echo: int, pieces: Any, fresh: bool
 ) -> None:
+    """Fault 17: An echo is trimmed before anyone sees it."""
     said, rest = STORY[:900], STORY[900:]
     cut = ScriptedReply([said], fault="eof", fail_at=1)
     again = ScriptedReply(STORY[900 - echo :], batch=3)
@@ -485,6 +488,7 @@ def test_an_echo_of_what_was_said_is_trimmed_before_anyone_sees_it(
 
 
 def test_one_or_two_letters_are_no_echo(file: str, run: Open) -> None:
+    """Fault 17: What is new is not trimmed."""
     window = ready(run, file, ScriptedReply(["Hel"], fault="eof", fail_at=1), ["lo"])
 
     assert window.call_model().text == "Hello"
@@ -525,6 +529,7 @@ def test_a_drop_while_an_echo_is_held_back_loses_nothing(file: str, run: Open) -
 def test_the_longest_echo_is_trimmed_however_it_arrives(
     before: str, echo: int, rest: str, cuts: list[int]
 ) -> None:
+    """Fault 17: The longest echo, however it arrives."""
     continuation = (before[-echo:] if echo else "") + rest
     edges = [0, *sorted(min(cut, len(continuation)) for cut in cuts), len(continuation)]
     trimmer = EchoTrimmer(before)
@@ -536,6 +541,7 @@ def test_the_longest_echo_is_trimmed_however_it_arrives(
 
 @given(echo=st.integers(3, 1_000), size=st.integers(1, 4))
 def test_an_echo_of_repetitive_text_ends_where_the_new_text_begins(echo: int, size: int) -> None:
+    """Fault 17: An echo of repetitive text."""
     before = ("ha " * 700)[:-1]
     continuation = before[-echo:] + "! the end"
     trimmer = EchoTrimmer(before)

@@ -33,6 +33,7 @@ STRATEGIES = {"anthropic": "prefill"}
 def test_a_reply_that_breaks_off_is_gone_on_with_and_read_once(
     opened: Opened, file: str, provider: FakeProvider, api: str, fault: Any, at: int
 ) -> None:
+    """Fault 10: Resets and unfinished bodies on every API: interrupted, kept, gone on with."""
     window = opened(api, file)
     provider.reply(FakeReply(TEXT, fault=fault, at=at))
     provider.reply(FakeReply(TEXT, continues=True))
@@ -59,6 +60,7 @@ def test_a_reply_that_breaks_off_is_gone_on_with_and_read_once(
 def test_a_reply_that_only_lacks_its_end_is_not_taken_for_finished(
     opened: Opened, file: str, provider: FakeProvider, api: str, fault: Any
 ) -> None:
+    """Fault 9: A clean end without the terminal event, on every API: no finished reply."""
     window = opened(api, file)
     provider.reply(FakeReply(TEXT, fault=fault))
     window.add_prompt("count")
@@ -76,6 +78,7 @@ def test_a_reply_that_only_lacks_its_end_is_not_taken_for_finished(
 def test_a_stall_times_out_and_keeps_what_came(
     opened: Opened, file: str, provider: FakeProvider, api: str
 ) -> None:
+    """Fault 11: A stall ends after `timeout` on every API."""
     window = opened(api, file)
     provider.reply(FakeReply(TEXT, fault="stall", at=3))
     window.add_prompt("count")
@@ -92,6 +95,7 @@ def test_a_stall_times_out_and_keeps_what_came(
 def test_an_error_in_the_stream_is_mapped_and_keeps_what_came(
     opened: Opened, file: str, provider: FakeProvider, api: str
 ) -> None:
+    """Fault 13: Error events in the stream of every API are mapped; what came is kept."""
     window = opened(api, file)
     provider.reply(FakeReply(TEXT, fault="error", at=3))
     window.add_prompt("count")
@@ -107,6 +111,7 @@ def test_an_error_in_the_stream_is_mapped_and_keeps_what_came(
 def test_a_refusal_before_the_stream_is_tried_again_and_told(
     opened: Opened, file: str, provider: FakeProvider, api: str
 ) -> None:
+    """Fault 12: 429, 500, 503, 529 before the stream: tried again and told."""
     window = opened(api, file)
     provider.reply(FakeReply(status=429, retry_after=0.01))
     provider.reply(FakeReply(status=503))
@@ -126,6 +131,7 @@ def test_a_refusal_before_the_stream_is_tried_again_and_told(
 def test_one_body_is_a_whole_reply(
     opened: Opened, file: str, provider: FakeProvider, api: str
 ) -> None:
+    """Fault 20: One JSON body in answer to a stream request is a reply."""
     window = opened(api, file, model={"stream": False})
     provider.reply(FakeReply(TEXT, reasoning="let me count"))
     window.add_prompt("count")
@@ -140,6 +146,7 @@ def test_one_body_is_a_whole_reply(
 def test_an_interrupted_reply_s_usage_is_estimated_and_marked(
     opened: Opened, file: str, provider: FakeProvider, api: str
 ) -> None:
+    """Fault 16: Usage that never came is estimated and marked."""
     window = opened(api, file)
     provider.reply(FakeReply(TEXT, fault="truncate", at=5))
     provider.reply(FakeReply(TEXT, continues=True))

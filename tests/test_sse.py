@@ -52,6 +52,7 @@ def by_the_specification(stream: bytes) -> list[tuple[bytes, bytes]]:
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join), st.data())
 def test_any_cut_gives_the_events_of_the_specification(stream: bytes, data: st.DataObject) -> None:
+    """Fault 15: Events cut anywhere."""
     places = data.draw(st.sets(st.integers(0, len(stream)), max_size=8))
     edges = [0, *sorted(places), len(stream)]
     chunks = [stream[a:b] for a, b in pairwise(edges)]
@@ -61,11 +62,13 @@ def test_any_cut_gives_the_events_of_the_specification(stream: bytes, data: st.D
 
 @given(st.lists(st.sampled_from(PIECES), max_size=10).map(b"".join))
 def test_single_bytes_give_the_events_of_the_specification(stream: bytes) -> None:
+    """Fault 15: Events cut at every byte."""
     assert split(*(stream[i : i + 1] for i in range(len(stream)))) == by_the_specification(stream)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_all_line_ends_comments_and_fields_are_understood(end: bytes) -> None:
+    """Fault 15: CR LF, LF, CR, comments, no space behind `data:`."""
     lines = [
         b": hello",
         b"event: a",
@@ -86,6 +89,7 @@ def test_an_event_without_its_blank_line_is_dropped() -> None:
 
 
 def test_a_byte_order_mark_is_dropped_once_at_the_start_only() -> None:
+    """Fault 15: A byte order mark."""
     assert split(BOM[:1], BOM[1:], b"data: 1\n\n", BOM + b"data: 2\n\n") == [(b"", b"1")]
 
 
@@ -98,6 +102,7 @@ def test_a_carriage_return_at_the_end_of_a_read_ends_the_line_at_once() -> None:
 
 
 def test_an_event_of_ten_megabytes_in_small_pieces_is_joined_once() -> None:
+    """Fault 15: An event of 10 MB."""
     text = b"x" * 10_000_000
     stream = b"data: " + text + b"\n\n"
 
@@ -124,11 +129,13 @@ def test_events_in_front_of_a_broken_one_are_returned_first() -> None:
 
 @pytest.mark.parametrize("data", [b"{", b"nothing", b'"\x01"', b"[" * 100_000])
 def test_broken_json_interrupts_the_stream(data: bytes) -> None:
+    """Fault 15: Broken JSON is `StreamInterrupted`."""
     with pytest.raises(StreamInterrupted):
         EventReader("m").feed(b"data: " + data + b"\n\n")
 
 
 def test_lone_surrogates_and_bytes_that_are_no_utf8_are_read_as_far_as_possible() -> None:
+    """Fault 40: Lone surrogates and bytes that are no UTF-8 in events."""
     stream = b'data: "\\ud83d"\n\ndata: "\xff"\n\ndata: "\\ud83d\\ude00"\n\n'
 
     assert EventReader("m").feed(stream) == ["\ud83d", "\ufffd", "😀"]
@@ -211,6 +218,7 @@ def test_mended_pieces_join_to_the_mended_whole(text: str, data: st.DataObject) 
 
 
 def test_pairs_of_different_parts_are_not_mixed() -> None:
+    """Fault 40: Surrogate pairs split over two chunks."""
     mender = TextMender()
 
     assert mender.mend(1, "a\ud83d") == "a"

@@ -220,6 +220,7 @@ def test_a_call_with_nothing_new_sends_the_full_history(file: str, run: Open) ->
 def test_a_response_that_the_provider_no_longer_knows_is_told_in_the_log(
     database: str, run: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Fault 18: An unknown `previous_response_id`: full history, said in the log."""
     model = capable()
     window = threaded(run, database, model)
     model.forget("resp_scripted_1")

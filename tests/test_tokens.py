@@ -44,6 +44,7 @@ def test_special_tokens_in_a_users_text_are_text(with_encoding: None) -> None:
 
 @pytest.mark.parametrize("text", [" " * 1_100_000, "a" * 250_000, "日本語" * 40_000, "\n" * 99])
 def test_long_and_odd_texts_are_counted_without_panic(with_encoding: None, text: str) -> None:
+    """Fault 41: 1 M spaces and other texts that tiktoken panics on."""
     assert 0 < tokens.count_tokens(text) <= len(text.encode())
 
 

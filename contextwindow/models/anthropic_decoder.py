@@ -14,6 +14,7 @@ from typing import Any, Final
 from contextwindow.errors import InvalidRequest, ModelError, StreamInterrupted
 from contextwindow.models.anthropic_errors import PROVIDER, reported_error
 from contextwindow.models.base import Decoder, Delta, Item, PartEnd, PartKind
+from contextwindow.models.counts import tokens
 from contextwindow.models.sse import TextMender, mended, mended_json
 from contextwindow.records import FinishReason, Usage
 
@@ -192,6 +193,8 @@ class AnthropicDecoder(Decoder):
     def _delta(self, index: int, delta: dict[str, Any]) -> Sequence[Item]:
         block = self._blocks[index]
         part, start = block.part, block.start
+        if part is not None and part is not self._open:
+            raise ValueError("a block went on after the next one had begun")
         match delta["type"]:
             case "text_delta" | "thinking_delta" if part is not None:
                 return self._text(block, part, delta.get("text", delta.get("thinking")))
@@ -253,6 +256,7 @@ class AnthropicDecoder(Decoder):
 
     def _close(self) -> list[Item]:
         """The end of the part that is open."""
+        self._texts.clear()
         part, self._open = self._open, None
         if part is None:
             return []
@@ -297,12 +301,11 @@ class AnthropicDecoder(Decoder):
             self._number("output_tokens"),
             read,
             write,
-            thought if isinstance(thought, int) and thought > 0 else 0,
+            tokens(thought),
         )
 
     def _number(self, name: str) -> int:
-        value = self._said.get(name)
-        return value if isinstance(value, int) and value > 0 else 0
+        return tokens(self._said.get(name))
 
 
 def _parsed(text: str) -> Any:

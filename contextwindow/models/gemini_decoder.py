@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from contextwindow.errors import InvalidRequest, StreamInterrupted
 from contextwindow.models.base import Decoder, Delta, Item, PartEnd, PartKind
+from contextwindow.models.counts import tokens
 from contextwindow.models.gemini_arguments import assemble
 from contextwindow.models.gemini_errors import PROVIDER, blocked_prompt, reported_error
 from contextwindow.models.sse import TextMender, mended, mended_json
@@ -372,5 +373,4 @@ def _usage(counts: Any) -> Usage | None:
 
 def _count(counts: dict[str, Any], name: str) -> int:
     """A count, or 0 for what is missing, negative or no number."""
-    value = counts.get(name)
-    return value if isinstance(value, int) and value > 0 else 0
+    return tokens(counts.get(name))

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final
 
 from contextwindow.errors import InvalidRequest, StreamInterrupted
 from contextwindow.models.base import CallOptions, Decoder, Delta, Item, PartEnd, PartKind, Request
+from contextwindow.models.counts import tokens
 from contextwindow.models.openai_attachments import chat_part, chat_problem
 from contextwindow.models.openai_client import OpenAIModel
 from contextwindow.models.openai_errors import PROVIDER, reported_error
@@ -403,8 +404,7 @@ def _count(counts: Any, *names: str) -> int:
     """The sum of *names*, without what is missing, negative or no number."""
     if not isinstance(counts, dict):
         return 0
-    values = [counts.get(name) for name in names]
-    return sum(value for value in values if isinstance(value, int) and value > 0)
+    return sum(tokens(counts.get(name)) for name in names)
 
 
 def _joined(content: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from contextwindow.errors import InvalidRequest, ModelError, StreamInterrupted
 from contextwindow.models.base import Decoder, Delta, Item, PartEnd, PartKind
+from contextwindow.models.counts import tokens
 from contextwindow.models.openai_errors import PROVIDER, reported_error
 from contextwindow.models.sse import TextMender, mended, mended_json
 from contextwindow.records import Usage
@@ -146,6 +147,8 @@ class ResponsesDecoder(Decoder):
     def _delta(self, kind: PartKind, event: dict[str, Any]) -> Sequence[Item]:
         text = event["delta"]
         opened = self._opened({"id": event["item_id"]}, event.get("output_index"))
+        if opened.done:
+            return ()  # too late: its end has given the whole
         opened.streamed = True
         part = self._part(opened, kind)
         text = self._mender.mend(part, text) if text else ""
@@ -167,6 +170,7 @@ class ResponsesDecoder(Decoder):
         if opened.done:
             return ()
         opened.done = True
+        self._texts.pop(opened.item.get("id") or "", None)
         item = mended_json(item)
         kind = item.get("type")
         if kind in _CALLS:
@@ -310,5 +314,4 @@ def _usage(usage: Any) -> Usage | None:
 
 def _count(counts: Any, name: str) -> int:
     """A count, or 0 for what is missing, negative or no number."""
-    value = counts.get(name) if isinstance(counts, dict) else None
-    return value if isinstance(value, int) and value > 0 else 0
+    return tokens(counts.get(name)) if isinstance(counts, dict) else 0

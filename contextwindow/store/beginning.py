@@ -231,8 +231,8 @@ def release(connection: Connection, context_id: str, now: float) -> bool:
             owner=owner,
             since=since,
         )
+    leases.save(connection, turn_id, epoch)
     leases.settle(connection, context_id, turn_id)
-    leases.given_up.discard((turn_id, epoch))
     return True
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from contextwindow.errors import StoreError
 from contextwindow.store.failures import translated
@@ -23,6 +24,14 @@ class Cursor(Protocol):
         """The rows that are left."""
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]: ...
+
+
+_UNDECODABLE: Final = "Could not decode to UTF-8"
+"""How sqlite3 begins to say so (CPython 3.11 to 3.14)."""
+
+
+def _with_surrogates(text: bytes) -> str:
+    return str(text, "utf-8", "surrogateescape")
 
 
 class Connection:
@@ -66,6 +75,25 @@ class Connection:
             self._raw.cursor().executemany(sql, rows)
         except self._errors as error:
             raise self._failed(error) from error
+
+    def undecoded(
+        self, sql: str, params: Sequence[object], error: sqlite3.OperationalError
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a query whose text is damaged: bytes that are no UTF-8 are lone surrogates.
+
+        No checksum fits them, so that the record they belong to is named.
+
+        Raises:
+            StoreError: *error*, if it is about anything else.
+        """
+        if _UNDECODABLE not in str(error) or not sql.startswith("SELECT"):
+            raise self._failed(error) from error
+        raw = self._raw
+        usual, raw.text_factory = raw.text_factory, _with_surrogates
+        try:
+            return self.execute(sql, params).fetchall()
+        finally:
+            raw.text_factory = usual
 
     def attach(self, raw: Any) -> None:
         """Begins to run statements on *raw*; a `Refusal` makes each of them raise."""

@@ -133,6 +133,7 @@ def publish(path: str, fill: Callable[[sqlite3.Connection], None]) -> bool:
     with _temporary(path) as temporary:
         with closing(connect(temporary)) as raw:
             fill(raw)
+        _set_aside(path)
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -144,6 +145,25 @@ def publish(path: str, fill: Callable[[sqlite3.Connection], None]) -> bool:
                 return False
             os.rename(temporary, path)
     return True
+
+
+def _set_aside(path: str) -> None:
+    """Keeps a -wal or -journal that outlived its file from being taken for the new one's.
+
+    SQLite would copy its pages over those of whatever file has the name.
+    """
+    for name in (f"{path}-wal", f"{path}-journal"):
+        # Looked at first: another process that makes the file makes its -wal after it.
+        stale = identity(name)
+        if stale is None or os.path.lexists(path):
+            continue
+        aside = f"{name}.stale-{uuid.uuid4().hex[:12]}"
+        with suppress(FileNotFoundError):
+            os.rename(name, aside)
+            if identity(aside) != stale:
+                os.rename(aside, name)
+                continue
+            logger.warning("%s: its database is gone; it was set aside as %s", name, aside)
 
 
 @contextmanager

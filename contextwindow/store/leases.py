@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import uuid
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +16,9 @@ import sqlalchemy as sa
 from contextwindow.models.steps import UNKNOWN_OUTCOME
 from contextwindow.records import RecordType, Usage
 from contextwindow.store.connection import Connection
-from contextwindow.store.ledger_sql import FORGET_DELTAS, NEVER_RAN
+from contextwindow.store.ledger_sql import FORGET_DELTAS, INSERT_DELTA, NEVER_RAN
 from contextwindow.store.rows import measure, unfolded
-from contextwindow.store.schema import calls, contexts, records, turns
+from contextwindow.store.schema import calls, contexts, record_deltas, records, turns
 from contextwindow.store.spending import Spent, count
 from contextwindow.store.statement import Statement
 from contextwindow.store.values import checksum, now_text
@@ -114,6 +115,18 @@ _WRITTEN = Statement(
     )
 )
 
+_CONTENT = Statement(
+    sa.select(
+        records.c.content,
+        sa.select(sa.func.coalesce(sa.func.max(record_deltas.c.idx), -1) + 1)
+        .where(record_deltas.c.record_id == records.c.id)
+        .scalar_subquery(),
+    )
+    .where(records.c.id == _bind("record_id"))
+    .where(records.c.turn_id == _bind("turn_id"))
+    .where(records.c.partial_response_id.is_not(None))
+)
+
 _COUNT = Statement(
     sa.update(contexts)
     .where(contexts.c.id == _bind("context_id"))
@@ -124,10 +137,28 @@ _COUNT = Statement(
     )
 )
 
-given_up: Final[set[tuple[str, int]]] = set()
+
+@dataclass(slots=True)
+class Unsaved:
+    """What a turn had delivered when its end could not be written.
+
+    Attributes:
+        location: of its database.
+        context_id: that it ran on.
+        texts: whole texts of its open records, by record.
+    """
+
+    location: str
+    context_id: str
+    texts: dict[int, str] = field(default_factory=dict)
+
+
+_MOST_GIVEN_UP: Final = 1000
+
+given_up: Final[dict[tuple[str, int], Unsaved]] = {}
 """Turns, with their epoch, that this process has left without being able to write their end.
 
-Nobody has to wait for their lease.
+Nobody has to wait for their lease.  What they had delivered is written when they are settled.
 """
 
 _WALL_CLOCK: Final = 1e9
@@ -137,6 +168,25 @@ _seen: Final[dict[str, tuple[float, float]]] = {}
 """Turns whose last sign of life lies in the future: that sign, and when it was seen first."""
 
 DIED: Final = "its process ended before the turn did"
+
+
+def leave(turn_id: str, epoch: int, unsaved: Unsaved) -> None:
+    """Note that nobody drives a turn any more whose end could not be written."""
+    while len(given_up) >= _MOST_GIVEN_UP:
+        del given_up[next(iter(given_up))]
+    given_up[turn_id, epoch] = unsaved
+
+
+def save(connection: Connection, turn_id: str, epoch: int) -> None:
+    """Write what a turn had delivered when the database refused it, within a transaction."""
+    unsaved = given_up.get((turn_id, epoch))
+    for record_id, text in unsaved.texts.items() if unsaved is not None else ():
+        row = _CONTENT.one(connection, record_id=record_id, turn_id=turn_id)
+        if row is None:
+            continue
+        stored = row[0] + unfolded(connection, record_id)
+        if text.startswith(stored) and len(text) > len(stored):
+            INSERT_DELTA.run(connection, record_id=record_id, idx=row[1], delta=text[len(stored) :])
 
 
 def owner() -> str:

@@ -115,6 +115,7 @@ class TurnLedger:
         self.lease = lease
         self.turn_id = ""
         self.written = Written()
+        self._unsaved: dict[int, str] = {}
         self._database = database
         self._checkpointer = checkpointer
         self._lock = threading.Lock()
@@ -243,12 +244,24 @@ class TurnLedger:
             except BaseException:
                 self._restore(kept)
                 self._waiting.extendleft(reversed(deferred))
+                if type(operations[-1]) is EndTurn:
+                    self._unsaved = self._texts(operations)
                 raise
             if type(operations[-1]) is EndTurn:
                 self.written.ended = True
                 self._checkpointer.remove(self)
         self._tell(self.context_id)
         return self.written
+
+    def _texts(self, operations: list[Operation]) -> dict[int, str]:
+        """What *operations* would have left of each open record."""
+        return {
+            self._entries[one.key].record.id: one.content
+            for one in operations
+            if type(one) is CloseRecord
+            and one.key in self._entries
+            and self._entries[one.key].record.source is not RecordType.TOOL_OUTPUT
+        }
 
     def committed(self) -> None:
         """What ``flush`` wrote is in the database."""
@@ -305,7 +318,8 @@ class TurnLedger:
     def give_up(self) -> None:
         """Nobody drives the turn any more: if its end could not be written, others settle it."""
         if self.turn_id and not self.written.ended:
-            leases.given_up.add((self.turn_id, self._epoch))
+            unsaved = leases.Unsaved(self._database.location, self.context_id, self._unsaved)
+            leases.leave(self.turn_id, self._epoch, unsaved)
             self._checkpointer.remove(self)
 
     def needs_attention(self, now: float) -> bool:

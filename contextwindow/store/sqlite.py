@@ -6,9 +6,10 @@ import os
 import sqlite3
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from threading import get_ident
 from typing import Any
 
@@ -86,6 +87,7 @@ class SQLiteDatabase:
             return
         if identity(str(self.location.path)) != self._identity[:2]:
             self._replaced()
+            self._state.refuse()
         try:
             fairy = self._readers.raw_connection()
         except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
@@ -150,6 +152,13 @@ class SQLiteDatabase:
             if self._refused:
                 return
             if self._identify() != self._identity:
+                rescued = self._rescue()
+                logger.warning(
+                    "%s: was moved, deleted or replaced while it was open; what this process had"
+                    " written is in %s",
+                    self.location.text,
+                    rescued,
+                )
                 self._leak()
             self._refuse(StoreError, f"{self.location.text}: the database is closed")
             self._abandon()
@@ -169,8 +178,10 @@ class SQLiteDatabase:
                 self._level = level
             raw.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            self._gate.give()
-            raise translated(error, self.location.text) from error
+            try:
+                raise self._refused_by(error) from error
+            finally:
+                self._gate.give()
         except BaseException:
             self._gate.give()
             raise
@@ -187,8 +198,10 @@ class SQLiteDatabase:
                 self._commit(raw)
                 return
             _roll_back(raw)
-            if isinstance(error, sqlite3.Error):
-                raise translated(error, self.location.text) from error
+            if isinstance(error, (sqlite3.Error, StoreError)):
+                refused = self._refused_by(error)
+                if refused is not error:
+                    raise refused from error
         finally:
             self._gate.give()
 
@@ -204,9 +217,19 @@ class SQLiteDatabase:
             raw.execute("COMMIT")
         except sqlite3.Error as error:
             _roll_back(raw)
-            raise translated(error, self.location.text) from error
+            raise self._refused_by(error) from error
         if self._identify() != self._identity:
             self._replaced()
+            self._state.refuse()
+
+    def _refused_by(self, error: sqlite3.Error | StoreError) -> StoreError:
+        """What to raise for *error*: what looks like a broken disk may be a file that is gone."""
+        if isinstance(error, StoreReplaced) and self._refused:
+            return error
+        if self._identify() != self._identity and not self._refused:
+            self._replaced()
+            return StoreReplaced(self._state.message)
+        return translated(error, self.location.text)
 
     def _identify(self) -> tuple[int, ...]:
         """Device and number of the file, number of its -wal; empty in memory."""
@@ -223,13 +246,32 @@ class SQLiteDatabase:
 
     def _replaced(self) -> None:
         """Refuses everything from now on; what was written since went to a dead file."""
+        rescued = self._rescue()
+        kept = (
+            f"all that this process had written is in {rescued}"
+            if rescued
+            else "the last write may be missing"
+        )
         self._refuse(
             StoreReplaced,
             f"{self.location.text}: the file (or its -wal) was moved, deleted or replaced while it"
-            " was open; the last write may be missing: open it again",
+            f" was open; {kept}: open it again, in a new process if only its -wal is gone",
         )
         self._leak()
-        self._state.refuse()
+
+    def _rescue(self) -> str | None:
+        """Copies the dead file, which this process alone can still read; the copy's path."""
+        path = f"{self.location.path}.rescue-{uuid.uuid4().hex[:12]}"
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            with closing(connect(path)) as copy:
+                self._raw.backup(copy)  # type: ignore[union-attr]  # refused connections do not come here
+        except (OSError, sqlite3.Error, AttributeError) as error:
+            logger.warning("%s: could not be rescued: %s", self.location.text, error)
+            with suppress(OSError):
+                os.unlink(path)
+            return None
+        return path
 
     def _refuse(self, kind: type[StoreError], message: str) -> None:
         self._state = Refusal(kind, message)

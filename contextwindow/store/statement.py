@@ -6,6 +6,7 @@ store a chunk; the text it compiles does not change from one call to the next.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
@@ -52,12 +53,19 @@ class Statement:
     def one(self, connection: Connection, /, **params: object) -> Row | None:
         """The first row, or None when there is none."""
         compiled = self._compiled.get(connection.dialect) or self._compile(connection.dialect)
-        return connection.execute(compiled.sql, compiled.bind(params)).fetchone()
+        try:
+            return connection.execute(compiled.sql, compiled.bind(params)).fetchone()
+        except sqlite3.OperationalError as error:
+            rows = connection.undecoded(compiled.sql, compiled.bind(params), error)
+            return rows[0] if rows else None
 
     def all(self, connection: Connection, /, **params: object) -> list[Row]:
         """All rows."""
         compiled = self._compiled.get(connection.dialect) or self._compile(connection.dialect)
-        return connection.execute(compiled.sql, compiled.bind(params)).fetchall()
+        try:
+            return connection.execute(compiled.sql, compiled.bind(params)).fetchall()
+        except sqlite3.OperationalError as error:
+            return connection.undecoded(compiled.sql, compiled.bind(params), error)
 
     def scalar(self, connection: Connection, /, **params: object) -> Any:
         """First column of the first row; None when there is no row."""

@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Final
 
 from contextwindow import tokens
@@ -17,7 +18,7 @@ from contextwindow.errors import (
     TurnBusy,
 )
 from contextwindow.records import Context, ContextStats, Turn
-from contextwindow.store import beginning, cancelling, conversations, reading
+from contextwindow.store import beginning, cancelling, conversations, leases, reading
 from contextwindow.store.checkpoints import Checkpointer
 from contextwindow.store.engine import Database
 from contextwindow.store.examination import Examination, examine
@@ -46,6 +47,7 @@ class Store:
         journal_mode: ``"wal"``, or ``"delete"`` where WAL cannot be used.
         lease_seconds: how long a turn is held without a sign of life before others may take it.
         read_only: open without ever writing.
+        busy_timeout: seconds to wait for another program that holds the database locked.
 
     Raises:
         ConfigError: an argument is not one of these.
@@ -60,10 +62,16 @@ class Store:
         journal_mode: str = "wal",
         lease_seconds: float = 30.0,
         read_only: bool = False,
+        busy_timeout: float = 10.0,
     ) -> None:
-        _check_lease(lease_seconds)
+        _check_seconds(lease_seconds, "lease_seconds")
+        _check_seconds(busy_timeout, "busy_timeout")
         self._database = Database(
-            database, synchronous=synchronous, journal_mode=journal_mode, read_only=read_only
+            database,
+            synchronous=synchronous,
+            journal_mode=journal_mode,
+            read_only=read_only,
+            busy_timeout=busy_timeout,
         )
         self._lease = lease_seconds
         self._checkpointer = Checkpointer(self._database, lease_seconds)
@@ -216,6 +224,13 @@ class Store:
         """Ask the turn that *busy* tells of to stop; not part of the public interface."""
         cancelling.ask(self._database, busy.turn_id, busy.owner)
 
+    def _save_unsaved(self) -> None:
+        """Settle the turns whose end the database had refused, if it takes them now."""
+        for unsaved in list(leases.given_up.values()):
+            if unsaved.location == self.location and unsaved.texts:
+                with suppress(StoreError):
+                    self.settle(unsaved.context_id)
+
     def ledger(self, context_id: str, interval: float | None) -> TurnLedger:
         """The writer of one turn; not part of the public interface."""
         return TurnLedger(
@@ -241,13 +256,14 @@ class Store:
     def close(self) -> None:
         """Write what waits and close the connections; may be called twice."""
         self._checkpointer.close()
+        self._save_unsaved()
         self._wakeups.close()
         if self._executor is not None:
             self._executor.shutdown(wait=True)
         self._database.close()
 
 
-def _check_lease(seconds: object) -> None:
+def _check_seconds(seconds: object, name: str) -> None:
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if not number or not 0 < seconds < math.inf:  # type: ignore[operator]  # it is a number
-        raise ConfigError(f"lease_seconds must be a number above 0, not {seconds!r}")
+        raise ConfigError(f"{name} must be a number above 0, not {seconds!r}")
