@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import append, chunks, cold, reads, streams, writers
+from benchmarks import append, chunks, cold, follow, reads, streams, writers
 from benchmarks.report import machine, table
 
 PARTS = {
@@ -15,6 +15,7 @@ PARTS = {
     "reads": reads.measure,
     "cold": cold.measure,
     "writers": writers.measure,
+    "follow": follow.measure,
 }
 
 

@@ -512,6 +512,7 @@ def _any_reply(records: Any, options: Any) -> Any:
 
 
 def test_a_stream_of_a_killed_process_that_is_resumed_elsewhere(database: str) -> None:
+    """Fault 35c: A follower whose producer died: it ends, and goes on when the reply does."""
     rest = [f"r{number} " for number in range(300)]
     model = ScriptedModel([ScriptedReply(chunks=rest, delay=0.0005)])
     chance = random.Random(5)
@@ -547,6 +548,7 @@ def test_a_stream_of_a_killed_process_that_is_resumed_elsewhere(database: str) -
 
 
 def test_a_follower_that_may_not_write_is_told_of_a_death(tmp_path: Any) -> None:
+    """Fault 35c: A producer that died, seen by who may only read."""
     database = str(tmp_path / "x.db")
     kill_while_streaming(database, interval=0.0, mode="sync", after=0.05)
     with Store(database, read_only=True) as store, ContextWindow(store, CONTEXT) as window:
@@ -559,6 +561,7 @@ def test_a_follower_that_may_not_write_is_told_of_a_death(tmp_path: Any) -> None
 
 
 def test_two_hundred_reconnects_at_random_ids_give_each_character_once(database: str) -> None:
+    """Fault 35c: 200 reconnects: each character once."""
     text = [f"w{number} " for number in range(1500)]
     model = ScriptedModel([ScriptedReply(chunks=text, delay=0.0005, batch=3)])
     chance = random.Random(7)
@@ -608,6 +611,7 @@ def test_a_follower_in_another_store_is_woken(database: str) -> None:
 
 
 def test_lost_notices_are_made_up_for(postgresql: str) -> None:
+    """Fault 35c: The end notice was lost: it ends all the same."""
     with Store(postgresql) as here, Store(postgresql) as elsewhere:
         window = ContextWindow(here, "chat", model=ScriptedModel([WORDS, WORDS]))
         window.add_prompt("go")

@@ -126,6 +126,8 @@ class ResponsesDecoder(Decoder):
                     return ()
                 self._after = number
                 self.cursor = str(number)
+        if self.finished:
+            return ()  # nothing comes behind the terminal event
         part_kind = _DELTAS.get(kind)
         if part_kind is not None:
             return self._delta(part_kind, event)
@@ -170,7 +172,8 @@ class ResponsesDecoder(Decoder):
         if opened.done:
             return ()
         opened.done = True
-        self._texts.pop(opened.item.get("id") or "", None)
+        own = opened.parts.values()
+        self._texts = {name: part for name, part in self._texts.items() if part not in own}
         item = mended_json(item)
         kind = item.get("type")
         if kind in _CALLS:
@@ -242,6 +245,7 @@ class ResponsesDecoder(Decoder):
         else:
             self.finish_reason = "refusal" if self._refused else "stop"
         self.finished = True
+        self._texts.clear()
         return items
 
     def _end_open_parts(self) -> list[Item]:

@@ -170,6 +170,10 @@ _seen: Final[dict[str, tuple[float, float]]] = {}
 DIED: Final = "its process ended before the turn did"
 
 
+# A child has left none of its parent's turns.
+os.register_at_fork(after_in_child=given_up.clear)
+
+
 def leave(turn_id: str, epoch: int, unsaved: Unsaved) -> None:
     """Note that nobody drives a turn any more whose end could not be written."""
     while len(given_up) >= _MOST_GIVEN_UP:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -116,6 +117,7 @@ class TurnLedger:
         self.turn_id = ""
         self.written = Written()
         self._unsaved: dict[int, str] = {}
+        self._process = os.getpid()
         self._database = database
         self._checkpointer = checkpointer
         self._lock = threading.Lock()
@@ -317,7 +319,8 @@ class TurnLedger:
 
     def give_up(self) -> None:
         """Nobody drives the turn any more: if its end could not be written, others settle it."""
-        if self.turn_id and not self.written.ended:
+        # After a fork the turn is the parent's, who goes on with it.
+        if self.turn_id and not self.written.ended and self._process == os.getpid():
             unsaved = leases.Unsaved(self._database.location, self.context_id, self._unsaved)
             leases.leave(self.turn_id, self._epoch, unsaved)
             self._checkpointer.remove(self)
