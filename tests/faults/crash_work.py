@@ -11,7 +11,7 @@ from typing import Any
 from children import Statements, Voice
 from tool_crash import CONTEXT, Log, tool_for
 
-from contextwindow import AsyncContextWindow, ContextWindow, Record, RecordType, Store
+from contextwindow import AsyncContextWindow, ContextWindow, Record, RecordType, Store, Summarize
 from contextwindow.errors import StoreError, TurnBusy, TurnLost
 from contextwindow.store import leases
 from contextwindow.testing import ScriptedModel, ScriptedReply
@@ -73,6 +73,14 @@ def import_(database: str) -> None:
         window.import_context(window.export_context("other"), name="copy")
 
 
+def compact(database: str) -> None:
+    notes = ScriptedModel(["Counted."])
+    rule = Summarize(0, max_tokens=1)
+    with ContextWindow(database, "other", summarizer=notes, compaction=rule) as window:
+        window.add_prompt("more", key="more")
+        window.compact()
+
+
 def mend(database: str) -> None:
     with Store(database) as store:
         store.examine(mend=True)
@@ -85,6 +93,7 @@ WORK: dict[str, Callable[[str], None]] = {
     "cloning": clone,
     "importing": import_,
     "deleting": delete,
+    "compacting": compact,
     "mending": mend,
 }
 

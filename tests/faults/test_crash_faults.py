@@ -167,6 +167,16 @@ def is_deleted(database: str) -> bool:
         return "other" not in names
 
 
+def is_compacted(database: str) -> bool:
+    with Store(database) as store, ContextWindow(store, "other") as window:
+        live = [text for text in contents(window.live_records()) if text != "more"]
+        assert contents(window.records())[:1] == ["count"]
+        assert COUNT in contents(window.records())
+        assert live in (["count", COUNT], ["Counted."])
+        assert bool(window.compactions()) == (live == ["Counted."])
+        return live == ["Counted."]
+
+
 JOBS: dict[str, tuple[Callable[[str], None], Callable[[str], bool]]] = {
     "settling": (die_in_a_turn, is_settled),
     "resuming": (prepare, is_resumed),
@@ -174,6 +184,7 @@ JOBS: dict[str, tuple[Callable[[str], None], Callable[[str], bool]]] = {
     "cloning": (prepare, has_copy),
     "importing": (prepare, has_copy),
     "deleting": (prepare, is_deleted),
+    "compacting": (prepare, is_compacted),
     "mending": (die_in_a_turn, is_settled),
 }
 
