@@ -344,8 +344,7 @@ class DropToolOutputs(_KeepsLast):
             if left < 0:
                 break
             if not unit.fixed:
-                # A thought belongs to the calls that it led to.
-                dropped = [r for r in unit.records if r.source is not RecordType.MODEL_RESPONSE]
+                dropped = _but_what_was_said(unit.records)
                 chosen += dropped
                 excess -= size_of(dropped)
         return chosen
@@ -560,6 +559,22 @@ def _oldest(
         chosen += unit.records
         excess -= unit.tokens
     return chosen
+
+
+def _but_what_was_said(records: Sequence[Record]) -> list[Record]:
+    """*records* of a reply without its text and the thoughts that led to it.
+
+    A thought belongs to what comes next: OpenAI refuses a message whose reasoning is missing, and
+    reasoning without what followed it.
+    """
+    dropped: list[Record] = []
+    follows = RecordType.TOOL_CALL
+    for record in reversed(records):
+        if record.source is not RecordType.REASONING:
+            follows = record.source
+        if RecordType.MODEL_RESPONSE not in (record.source, follows):
+            dropped.append(record)
+    return dropped[::-1]
 
 
 def size_of(records: Sequence[Record]) -> int:

@@ -295,6 +295,31 @@ def test_old_tool_outputs_leave_with_their_calls_and_what_was_said_stays(
     assert window.compactions()
 
 
+def test_a_thought_stays_with_the_words_it_led_to_and_leaves_with_the_calls(file: str) -> None:
+    calls = [("look", {"at": "x"}, "c1")]
+    script: list[Any] = [
+        ScriptedReply("I look.", reasoning="first", tool_calls=calls),
+        ScriptedReply(reasoning="second", tool_calls=[("look", {"at": "y"}, "c2")]),
+        ScriptedReply("seen", reasoning="third"),
+    ]
+    rule = DropToolOutputs(0)
+    with ContextWindow(file, "chat", model=ScriptedModel(script), tools=[look]) as window:
+        window.add_prompt("look twice")
+        window.call_model()
+    with ContextWindow(file, "chat", compaction=rule) as window:
+        result = window.compact()
+        assert kinds(result.removed) == ["TOOL_CALL", "TOOL_OUTPUT", *kinds(result.removed)[2:]]
+        left = [(one.source.name, one.content) for one in window.live_records()]
+
+    assert left == [
+        ("PROMPT", "look twice"),
+        ("REASONING", "first"),
+        ("MODEL_RESPONSE", "I look."),
+        ("REASONING", "third"),
+        ("MODEL_RESPONSE", "seen"),
+    ]
+
+
 def test_room_is_made_between_two_rounds_of_tools(file: str, run: Open) -> None:
     script: list[Any] = [
         ScriptedReply(tool_calls=[("look", {"at": f"thing {number}"}, f"c{number}")])
