@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -80,15 +80,20 @@ class MakingRoom:
         yield from out.say(chunk)
         return _without(records, outcome, out.written.summary)
 
-    def check_fits(self, tokens: int) -> None:
+    def check_fits(self, tokens: int, guessed: Callable[[], int]) -> None:
         """See that a call can be made.
+
+        Args:
+            guessed: how many of *tokens* are no more than a guess, such as those of a PDF: nothing
+                is refused for them.
 
         Raises:
             ContextLengthExceeded: a call that sends *tokens* leaves no room for the reply.
         """
         most = self._room.max_tokens
         kept = self._room.kept_for_reply(self._reply)
-        if most and tokens + kept > most and self._room.is_close(tokens + kept):
+        close = most and tokens + kept > most and self._room.is_close(tokens + kept)
+        if close and tokens + kept - guessed() > most:
             raise ContextLengthExceeded(
                 f"the window is too small for this call: about {tokens} tokens to send and "
                 f"{kept} kept for the reply, of {most}; nothing was sent. Shorten the "

@@ -12,6 +12,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from contextwindow.attachments import tokens_of
 from contextwindow.chunks import (
     Done,
     Resumed,
@@ -246,7 +247,7 @@ class TurnRun:
         if room.wanted(tokens):
             yield from self._compact(tokens)
             tokens = size_of(begun.records) + self._beside
-        room.check_fits(tokens)
+        room.check_fits(tokens, lambda: _guessed(begun.records))
 
     def _shrink(self, error: ModelError) -> Generator[Effect | StreamChunk, Any, Request | None]:
         """The request after a provider has said that there is too much; None without a way."""
@@ -713,6 +714,12 @@ def _after_tools(options: CallOptions) -> CallOptions:
     if options.tool_choice in (None, "auto", "none"):
         return options
     return replace(options, tool_choice=None)
+
+
+def _guessed(records: Sequence[Record]) -> int:
+    """Tokens of what cannot be counted: pictures, pages and sounds."""
+    files = [one for record in records for one in record.attachments]
+    return tokens_of([one for one in files if not one.media_type.startswith("text/")])
 
 
 def _too_many(rounds: int) -> str:

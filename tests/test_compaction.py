@@ -192,6 +192,16 @@ def test_a_prompt_that_cannot_fit_is_refused_before_anything_is_sent(file: str, 
     assert window.call_model().text.startswith("reply 1")
 
 
+def test_a_file_whose_tokens_are_a_guess_is_left_to_the_provider(file: str, run: Open) -> None:
+    model = ScriptedModel(["a long document"])
+    model.attachment_problem = lambda attachment: None  # type: ignore[method-assign]
+    window = run(file, "chat", model=model, max_tokens=2000)
+    window.add_prompt("What is it?", [(b"%PDF-1.4 " + b"x" * 5_000_000, "application/pdf")])
+    assert window.live_tokens() > 5000
+
+    assert window.call_model().text == "a long document"
+
+
 def test_room_for_the_reply_is_what_the_caller_allows_it(file: str, run: Open) -> None:
     window, _model, _ = talk(run, file, 1, compaction=NoCompaction())
     window.add_prompt("go on")
