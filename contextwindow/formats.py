@@ -22,6 +22,7 @@ from contextwindow.models.base import ResponseFormat
 from contextwindow.records import RecordType, Reply
 from contextwindow.strict_schema import strict
 from contextwindow.tool_arguments import MAX_DEPTH, shortened
+from contextwindow.typed_dicts import readable
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -170,7 +171,7 @@ def _of_type(kind: type) -> Format:
         ignored_warning_kinds = {"non-serializable-default"}  # noqa: RUF012 - as the base has it
 
     try:
-        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+        adapter: TypeAdapter[Any] = TypeAdapter(readable(kind))
         schema = read_schema(adapter.json_schema(schema_generator=Quiet))
     except Exception as error:
         # Whatever a user's own type raises when it is asked for its schema.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Union, get_args, get_ty
 from contextwindow.docstrings import Documented, read_docstring
 from contextwindow.errors import ConfigError, ToolError
 from contextwindow.tool_arguments import complaint, expected, shortened
+from contextwindow.typed_dicts import readable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -169,7 +170,7 @@ class FunctionSchema:
 
         holder.__annotations__ = {"it": parameter.annotation}
         try:
-            return get_type_hints(holder, known, local, include_extras=True)["it"]
+            return readable(get_type_hints(holder, known, local, include_extras=True)["it"])
         except (NameError, AttributeError, SyntaxError, TypeError) as error:
             self._refuse(
                 parameter.name,
