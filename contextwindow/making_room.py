@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from contextwindow.chunks import Compacted, StreamChunk
 from contextwindow.compaction import Outcome, Room, carry_out
@@ -13,6 +13,9 @@ from contextwindow.errors import ContextLengthExceeded, ModelError
 from contextwindow.incoming import Incoming
 from contextwindow.models.base import Model
 from contextwindow.records import Record, Reply, Usage
+
+_GROWN: Final = 1.1
+"""What was tried in vain is tried again when there is a tenth more: a summary costs money."""
 
 
 class MakingRoom:
@@ -37,7 +40,7 @@ class MakingRoom:
 
     def wanted(self, tokens: int) -> bool:
         """Whether a call that sends *tokens* is to make room first."""
-        return tokens >= self._room.trigger and tokens > self._in_vain
+        return tokens >= self._room.trigger and tokens > self._in_vain * _GROWN
 
     def refused(self, error: ModelError) -> bool:
         """Whether *error* says that there is too much, for the first time in this turn."""

@@ -492,6 +492,36 @@ def test_a_summary_that_fails_leaves_everything_as_it_was(
     assert problems(file) == []
 
 
+def test_a_summary_that_fails_is_not_asked_for_again_at_every_round(file: str, run: Open) -> None:
+    script: list[Any] = [
+        ScriptedReply(tool_calls=[("nothing", {}, f"c{number}")]) for number in range(12)
+    ]
+    notes = ScriptedModel([""], repeat=True)
+
+    @tool
+    def nothing() -> str:
+        """Do nothing."""
+        return "ok"
+
+    rule = Summarize(0, max_tokens=10, trigger=0.5, target=0.1)
+    model = ScriptedModel(["hello " + LONG * 8, *script, "done"])
+    window = run(
+        file,
+        "chat",
+        model=model,
+        summarizer=notes,
+        max_tokens=1600,
+        compaction=rule,
+        tools=[nothing],
+    )
+    for text in ("talk", "work"):
+        window.add_prompt(text)
+        reply = window.call_model()
+
+    assert reply.text == "done"
+    assert 1 <= len(notes.requests) <= 3
+
+
 def test_the_next_strategy_makes_room_where_a_summary_fails(file: str, run: Open) -> None:
     window, _, _ = talk(
         run, file, 8, summary="", compaction=Summarize(2, max_tokens=100, trigger=0.7) | Trim(2)
@@ -625,6 +655,7 @@ def test_asking_for_a_summary_does_not_hide_a_reply_that_was_cut_off(file: str, 
 
     assert len(window.interrupted()) == 1
     assert window.resume().text == "half of it"
+    assert sent(model)[0] == NOTES
 
 
 def test_followers_do_not_see_calls_beside_the_conversation(file: str, run: Open) -> None:

@@ -283,13 +283,14 @@ def _reopened(
     whole = [r for r in kept if r.seq <= last_output]
     mine = {record.id for record in own}
     live = _records(connection, LIVE, context_id=context_id)
-    # What was written after the part that broke off comes after it.
+    # What was written after the part that broke off comes after it, but for what stands in the
+    # place of what came before.
     first = min((record.seq for record in own), default=None)
-    system = RecordType.SYSTEM_PROMPT
+    anywhere = (RecordType.SYSTEM_PROMPT, RecordType.SUMMARY)
     before = [
         r
         for r in live
-        if r.id not in mine and (first is None or r.seq < first or r.source is system)
+        if r.id not in mine and (first is None or r.seq < first or r.source in anywhere)
     ]
     earlier: dict[int, Spent] = {}
     last: tuple[str | None, str | None] = (None, None)
