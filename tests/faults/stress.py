@@ -13,7 +13,7 @@ import signal
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,13 @@ def run(
     seed: int = 0,
     mutant: str = "",
     lease: float = 1.0,
+    turns: int = 0,
 ) -> Outcome:
-    """Let *processes* work for so many seconds, kill and pause them, and check what is left."""
+    """Let *processes* work, kill and pause them, and check what is left.
+
+    Args:
+        seconds: how long; as often again as it takes a busy machine for *turns* to end.
+    """
     chance = random.Random(seed)
     with Store(database) as store:
         for number in range(CONTEXTS):
@@ -92,17 +97,37 @@ def run(
             for sql in _WITNESS[store.dialect]:
                 connection.execute(sql)
     outcome = Outcome()
-    end = time.monotonic() + seconds
     names = iter(range(1_000_000))
+    for _ in range(20):
+        _period(database, folder, names, seconds, processes, (seed, mutant, lease), chance, outcome)
+        if _ended(folder) >= turns:
+            break
+    with Store(database) as store:
+        store.recover()
+        check(store, folder, outcome)
+    return outcome
+
+
+def _period(
+    database: str,
+    folder: Path,
+    names: Iterator[int],
+    seconds: float,
+    processes: int,
+    options: tuple[int, str, float],
+    chance: random.Random,
+    outcome: Outcome,
+) -> None:
+    end = time.monotonic() + seconds
 
     def start() -> Child:
-        return Child(work, database, str(folder / str(next(names))), end, seed, mutant, lease)
+        return Child(work, database, str(folder / str(next(names))), end, *options)
 
     workers = [start() for _ in range(processes)]
     paused: dict[int, tuple[Child, float]] = {}
     try:
         while time.monotonic() < end:
-            _disturb(workers, paused, chance, outcome, start, lease)
+            _disturb(workers, paused, chance, outcome, start, options[2])
             # To give the others time is what this loop is for.
             time.sleep(0.01)
     finally:
@@ -111,10 +136,11 @@ def run(
         for worker in workers:
             with worker:
                 worker.rest()
-    with Store(database) as store:
-        store.recover()
-        check(store, folder, outcome)
-    return outcome
+
+
+def _ended(folder: Path) -> int:
+    """How many turns the processes have seen the end of."""
+    return sum(path.read_text().count('["end", ') for path in folder.iterdir())
 
 
 def _disturb(

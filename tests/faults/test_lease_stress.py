@@ -23,7 +23,7 @@ def test_no_turns_overlap_and_nothing_is_lost_whatever_is_killed_and_paused(
     folder = tmp_path / "logs"
     folder.mkdir()
 
-    outcome = run(database, folder, seconds=SECONDS, seed=seed)
+    outcome = run(database, folder, seconds=SECONDS, seed=seed, turns=int(SECONDS) + 1)
 
     print(dict(outcome.figures))
     assert outcome.violations == {}, f"seed {seed}: {outcome.examples}"
