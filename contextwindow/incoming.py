@@ -31,6 +31,7 @@ class Incoming:
         keys: gives the turn's numbers for records.
         parts: of the reply under way, in order of their appearance.
         by_number: the parts by the decoder's numbers.
+        called: the turn's tool calls by their ids.
         written: what the database knows of the turn.
         decoder: of the call under way, or the last.
         cursor: the provider's position behind what is stored.
@@ -51,6 +52,7 @@ class Incoming:
         self._unplaced: list[Part] = []
         self.by_number: dict[int, Part] = {}
         self._adopted: dict[str, Part] = {}
+        self.called: dict[str, Part] = {}
         self.written = Written()
         self.decoder: Decoder | None = None
         self.cursor: str | None = None
@@ -95,23 +97,15 @@ class Incoming:
     def batch(self, events: list[Any], decoder: Decoder) -> Run:
         """Store and deliver what one network read brought."""
         failure: Exception | None = None
-        feed = decoder.feed
         try:
-            if type(events[0]) is Body:
-                yield from self.items(decoder.feed_body(events[0].json))
-                events = []
-            by_number = self.by_number
-            for event in events:
-                for item in feed(event):
-                    part = by_number.get(item.part)
-                    if part is not None and type(item) is Delta and part.plain:
-                        part.received(item.text)
-                        waiting = self._offer(part, item.text)
-                        if waiting is not None:
-                            yield from self._settle(part, item.text, waiting)
-                    else:
-                        yield from self.items((item,))
-        except (ModelError, MiddlewareError) as error:
+            yield from self._decoded(events, decoder)
+        except ModelError as error:
+            if self.at_reader:
+                raise
+            failure = self._plan.model.without_secrets(error)
+            # What the provider said, key and all, is not for the locals of a traceback.
+            events.clear()
+        except MiddlewareError as error:
             if self.at_reader:
                 raise
             failure = error
@@ -119,6 +113,24 @@ class Incoming:
         self.cursor = decoder.cursor
         if failure is not None:
             raise failure
+
+    def _decoded(self, events: list[Any], decoder: Decoder) -> Run:
+        """Take the items of *events*."""
+        if type(events[0]) is Body:
+            yield from self.items(decoder.feed_body(events[0].json))
+            return
+        feed = decoder.feed
+        by_number = self.by_number
+        for event in events:
+            for item in feed(event):
+                part = by_number.get(item.part)
+                if part is not None and type(item) is Delta and part.plain:
+                    part.received(item.text)
+                    waiting = self._offer(part, item.text)
+                    if waiting is not None:
+                        yield from self._settle(part, item.text, waiting)
+                else:
+                    yield from self.items((item,))
 
     def items(self, items: Sequence[Item]) -> Run:
         """Take *items* of the decoder; ``flush`` delivers them."""
@@ -131,8 +143,7 @@ class Incoming:
             elif not part.open:
                 continue  # its end was the last of it, whatever a server says behind it
             if type(item) is Delta:
-                part.call_id = item.call_id or part.call_id
-                part.name = item.name or part.name
+                part.named(item.call_id, item.name)
                 text = item.text
                 part.received(text)
                 if part.trimmer is not None:
@@ -155,8 +166,10 @@ class Incoming:
         part = self._adopted.pop(item.kind, None)
         if part is None:
             part = Part(next(self.keys), item.kind, item.call_id, item.name)
+            if item.kind == "tool_call":
+                self._tell_apart(part)
             source = SOURCES[item.kind]
-            names = {"call_id": item.call_id or None, "name": item.name or None}
+            names = {"call_id": part.call_id or None, "name": part.name or None}
             self._opening.append(OpenRecord(part.key, source, **names))  # type: ignore[arg-type]
             self.parts.append(part)
             self._busy.append(part)
@@ -166,6 +179,13 @@ class Incoming:
                 yield from self.write(self.due())
         self.by_number[item.part] = part
         return part
+
+    def _tell_apart(self, part: Part) -> None:
+        """See to it that no two calls of a turn have one id: servers repeat ids, or give none."""
+        asked = self.called.get(part.call_id)
+        if not part.call_id or (asked is not None and not asked.dead):
+            part.rename()
+        self.called[part.call_id] = part
 
     def flush(self) -> Run:
         """Commit what the segment holds, then deliver it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -65,6 +66,7 @@ class Part:
         self.cut = False
         self.altered = False
         self.announce = kind == "tool_call"
+        self._renamed = False
         self.trimmer: EchoTrimmer | None = None
         self._texts: list[str] = []
         self._fresh: list[str] = []
@@ -87,6 +89,17 @@ class Part:
     def text(self) -> str:
         """What was delivered of it."""
         return "".join(self._texts)[: self.length]
+
+    def named(self, call_id: str, name: str) -> None:
+        """Take the names that the provider gives it, which may come late."""
+        self.name = name or self.name
+        if not self._renamed:
+            self.call_id = call_id or self.call_id
+
+    def rename(self) -> None:
+        """Give the call an id of our own, instead of one that is another call's, or none."""
+        self.call_id = f"call_{uuid.uuid4().hex[:24]}"
+        self._renamed = True
 
     def chunk(self, text: str) -> StreamChunk:
         """A chunk that adds *text*."""
@@ -170,8 +183,7 @@ class Part:
         self.open = False
         self.ended = True
         self.trimmer = None
-        self.call_id = item.call_id or self.call_id
-        self.name = item.name or self.name
+        self.named(item.call_id, item.name)
         payload: dict[str, Any] = {"api": api}
         # A provider's item holds the text as it came: none of it may get past a hook.
         if item.items and not self.altered:

@@ -224,6 +224,8 @@ class TurnRun:
         yield from self._answer_again()
         called = [one for one in begun.whole if one.source is RecordType.TOOL_CALL]
         self._calls_made = [tool_call(one) for one in called]
+        earlier = (Part.from_record(next(self._out.keys), one) for one in called)
+        self._out.called = {part.call_id: part for part in earlier}
         self._out.begin([Part.from_record(next(self._out.keys), one) for one in begun.own])
         self._before = {part.key: part.length for part in self._out.parts}
         operations: list[Operation] = [ReopenRecord(p.key, p.record_id) for p in self._out.parts]

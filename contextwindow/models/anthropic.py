@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
-from urllib.parse import urlsplit
 
 from contextwindow.errors import ConfigError, ModelError
 from contextwindow.models.anthropic_decoder import API, AnthropicDecoder
@@ -22,13 +21,8 @@ from contextwindow.models.anthropic_messages import (
     set_breakpoints,
 )
 from contextwindow.models.base import CallOptions, Decoder, Request
-from contextwindow.models.sdk_model import (
-    SdkClients,
-    SdkModel,
-    plain_url,
-    refuse_options,
-    secret_in,
-)
+from contextwindow.models.sdk_model import SdkClients, SdkModel, host_of, plain_url, refuse_options
+from contextwindow.models.secrets import redacted, secrets_in
 from contextwindow.models.steps import steps
 from contextwindow.records import Attachment, Record
 
@@ -221,17 +215,22 @@ class Clients(SdkClients):
             if not hasattr(client, "messages"):
                 raise ConfigError(f"{type(client).__name__} has no messages: it cannot be called")
             address = str(client.base_url)
-            secret = secret_in(getattr(client, "api_key", None) or environment)
+            keys: tuple[Any, ...] = (environment,)
+            headers = getattr(client, "_custom_headers", None)
+            query = getattr(client, "_custom_query", None)
             retries = int(client.max_retries)
         else:
             self._options = _own_options(api_key, base_url, options)
             is_async = False
             address = str(base_url or os.environ.get("ANTHROPIC_BASE_URL") or _URL)
-            secret = secret_in(self._options.get("api_key") or environment)
+            keys = (self._options.get("api_key"), self._options.get("auth_token"), environment)
+            headers = options.get("default_headers")
+            query = options.get("default_query")
             retries = int(options.get("max_retries", anthropic.DEFAULT_MAX_RETRIES))
+        host = host_of(address)
         self.url = None if address.rstrip("/") == _URL else plain_url(address)
-        host = urlsplit(address).hostname or ""
-        super().__init__(client, is_async=is_async, host=host, secret=secret, max_retries=retries)
+        secrets = secrets_in(*keys, headers=headers, query=query, address=address)
+        super().__init__(client, is_async=is_async, host=host, secrets=secrets, max_retries=retries)
 
     def _make(self, *, asynchronous: bool) -> Any:
         anthropic = self._anthropic
@@ -243,7 +242,9 @@ class Clients(SdkClients):
         try:
             return plain(**options)
         except (TypeError, ValueError, anthropic.AnthropicError) as error:
-            raise ConfigError(f"the Anthropic client cannot be made: {error}") from error
+            options = {}  # the key is not for the locals of a traceback
+            said, cause = redacted(str(error), self.secrets()), self.quotable(error)
+        raise ConfigError(f"the Anthropic client cannot be made: {said}") from cause
 
     def _twin(self, asynchronous: bool) -> dict[str, Any]:
         """Settings of the given client for one that waits the other way."""

@@ -15,7 +15,7 @@ from contextwindow.errors import InvalidRequest, ModelError, StreamInterrupted
 from contextwindow.models.anthropic_errors import PROVIDER, reported_error
 from contextwindow.models.base import Decoder, Delta, Item, PartEnd, PartKind
 from contextwindow.models.counts import tokens
-from contextwindow.models.sse import TextMender, mended, mended_json
+from contextwindow.models.sse import TextMender, identifier, mended, mended_json
 from contextwindow.records import FinishReason, Usage
 
 API: Final = "anthropic"
@@ -84,6 +84,7 @@ class AnthropicDecoder(Decoder):
         self._count = 0
         self._loose: list[dict[str, Any]] = []
         self._said: dict[str, Any] = {}
+        self._called = False
         self._ended = False
         self._mender = TextMender()
         self._held = self._mender.held
@@ -146,8 +147,8 @@ class AnthropicDecoder(Decoder):
         match kind:
             case "message_start":
                 message = event["message"]
-                self.response_id = self.response_id or message.get("id")
-                self.model = self.model or message.get("model")
+                self.response_id = self.response_id or identifier(message.get("id")) or None
+                self.model = self.model or identifier(message.get("model")) or None
                 self._count_usage(message.get("usage"))
             case "content_block_start":
                 return self._start(event["index"], event["content_block"])
@@ -157,7 +158,7 @@ class AnthropicDecoder(Decoder):
                 self._count_usage(event.get("usage"))
                 reason = event["delta"].get("stop_reason")
                 if reason is not None:
-                    self.finish_reason = _FINISH.get(reason, "stop")
+                    self.finish_reason = _FINISH.get(str(reason))
                     self.paused = reason in _PAUSES
             case "message_stop":
                 return self._finish()
@@ -181,7 +182,9 @@ class AnthropicDecoder(Decoder):
         part.blocks += self._loose
         self._loose.clear()
         if kind == "tool_call":
-            part.call_id, part.name = str(start.get("id") or ""), str(start.get("name") or "")
+            part.call_id = identifier(start.get("id"))
+            part.name = identifier(start.get("name"))
+            self._called = True
             items.append(Delta(kind, part.number, "", part.call_id, part.name))
         elif kind == "text":
             self._texts[index] = (part.number, block.texts)
@@ -277,6 +280,8 @@ class AnthropicDecoder(Decoder):
         if self._ended:
             return []
         self._ended = True
+        if self.finish_reason is None:
+            self.finish_reason = "tool_calls" if self._called else "stop"
         if self.paused:
             self._loose.append(dict(PAUSED))
         if self._loose and (self._open is None or self._open.kind != "text"):
@@ -296,13 +301,10 @@ class AnthropicDecoder(Decoder):
         )
         details = self._said.get("output_tokens_details")
         thought = details.get("thinking_tokens") if isinstance(details, dict) else None
-        self.usage = Usage(
-            self._number("input_tokens") + read + write,
-            self._number("output_tokens"),
-            read,
-            write,
-            tokens(thought),
-        )
+        given = self._number("input_tokens") + read + write
+        output = self._number("output_tokens")
+        if given or output:
+            self.usage = Usage(given, output, read, write, tokens(thought))
 
     def _number(self, name: str) -> int:
         return tokens(self._said.get(name))

@@ -97,7 +97,7 @@ class CallOptions:
     response_format: ResponseFormat | None = None
     tools: tuple[Any, ...] = ()
     tool_choice: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
     threaded: bool = False
     previous_response_id: str | None = None
     prefill: bool = False
@@ -113,7 +113,8 @@ class Request:
         starting_after: with *response_id*: the last event that is already known.
     """
 
-    body: dict[str, Any]
+    # Not shown: it is the whole conversation, and may hold headers of the caller's.
+    body: dict[str, Any] = field(repr=False)
     response_id: str | None = None
     starting_after: int | None = None
 
@@ -284,6 +285,10 @@ class Model(ABC):
         if attachment.data is not None and attachment.media_type.startswith("text/"):
             return None
         return f"{self.name} takes no {attachment.media_type}"
+
+    def without_secrets(self, error: ModelError) -> ModelError:
+        """*error*, which was made of what the provider said, without keys that it repeats."""
+        return error
 
     def is_unknown_response(self, error: ModelError) -> bool:
         """Whether *error* says that the provider no longer has the previous response."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,13 +19,8 @@ from contextwindow.errors import (
     RateLimited,
     StreamInterrupted,
 )
+from contextwindow.models.secrets import redacted
 
-# OpenAI's and Anthropic's keys, Google's, bearer tokens, and keys in the query of an address.
-_KEY: Final = re.compile(
-    r"\b(?:sk|sess|pk)-[\w*.\-]{4,}|\bAIza[\w\-]{10,}|\bya29\.[\w.\-]{10,}"
-    r"|\bbearer\s+[\w.\-]{8,}|(?<=[?&]key=)[^&\s'\"]+",
-    re.IGNORECASE,
-)
 _ADVICE: Final[dict[type[ModelError], str]] = {
     AuthenticationFailed: "the key was refused; check it",
     RateLimited: "rate limit; wait and call again",
@@ -99,22 +93,6 @@ def connection_error(
         provider=provider,
         retryable=True,
     )
-
-
-def names_a_key(error: BaseException, secret: str) -> bool:
-    """Whether a traceback of *error* would show *secret*, or what looks like a key."""
-    text = str(error)
-    cause = error.__cause__
-    found = _KEY.search(text) is not None or (bool(secret) and secret in text)
-    return found or (cause is not None and names_a_key(cause, secret))
-
-
-def redacted(text: str, secret: str = "") -> str:
-    """*text* without keys, shortened to what a person reads."""
-    if secret:
-        text = text.replace(secret, "[key]")
-    text = _KEY.sub("[key]", text)
-    return text if len(text) <= 1_000 else text[:1_000] + "…"
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from contextwindow.errors import ModelError
 from contextwindow.models.base import CallOptions, Decoder, Request
-from contextwindow.models.failures import redacted
 from contextwindow.models.gemini_client import Clients
 from contextwindow.models.gemini_contents import ID_LIMIT, Contents, attachment_problem
 from contextwindow.models.gemini_decoder import API, GeminiDecoder
@@ -96,8 +95,7 @@ class GeminiModel(SdkModel):
             return super().error(error, reading=reading, timeout=timeout)
         # Some of its own errors are ValueErrors, which the general case takes for bad arguments.
         found = self._translated(error, reading=reading, timeout=timeout)
-        found.args = (redacted(str(found), self._clients.secret),)
-        return found
+        return self.without_secrets(found)
 
     def _set_tools(self, body: dict[str, Any], options: CallOptions) -> None:
         tools = [tool for tool in options.tools if isinstance(tool, dict)]

@@ -21,20 +21,19 @@ from contextvars import ContextVar
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import httpx2
 
 from contextwindow.errors import ConfigError
-from contextwindow.models.failures import redacted
 from contextwindow.models.gemini_typed import TypedCall, sdk_arguments
 from contextwindow.models.sdk_model import (
     CONNECT_TIMEOUT,
     SdkClients,
+    host_of,
     plain_url,
     refuse_options,
-    secret_in,
 )
+from contextwindow.models.secrets import redacted, secrets_in, tells_of_secrets
 
 DEFAULT_TIMEOUT: Final = 600.0
 """Seconds without a byte where the call sets no limit; the SDK would wait for ever."""
@@ -57,6 +56,9 @@ class Clients(SdkClients):
         url: of the server, without what may be a secret; None where it is Google's.
     """
 
+    # Arguments of the real HTTP client; None where it is the caller's.
+    _http_args: dict[str, Any] | None = None
+
     def __init__(
         self, api_key: str | None, base_url: str | None, client: Any, options: dict[str, Any]
     ) -> None:
@@ -72,26 +74,41 @@ class Clients(SdkClients):
                 raise ConfigError(
                     f"client must be a google.genai.Client, not {type(client).__name__}"
                 )
-        self._http_args: dict[str, Any] | None = None
         self._client = client or self._made(api_key, base_url, options)
         api = getattr(self._client, "_api_client", None)
         address = str(getattr(getattr(api, "_http_options", None), "base_url", None) or "")
-        host = urlsplit(address).hostname or ""
+        host = host_of(address)
+        http = self._http_args or {}
         official = not host or host.endswith(".googleapis.com")
         self.url = None if official else plain_url(address)
         super().__init__(
             None,
             is_async=False,
             host=host or "the Gemini API",
-            secret=secret_in(getattr(api, "api_key", None)),
+            secrets=secrets_in(
+                getattr(api, "api_key", None),
+                headers=getattr(getattr(api, "_http_options", None), "headers", None),
+                address=address,
+            )
+            | secrets_in(headers=http.get("headers"), query=http.get("params")),
             max_retries=int(max_retries),
         )
+
+    def secrets(self) -> frozenset[str]:
+        """What no message may hold, with the token that Google's library has got by now."""
+        api = getattr(self._client, "_api_client", None)
+        token = getattr(getattr(api, "_credentials", None), "token", None)
+        return super().secrets() | secrets_in(token)
 
     def _make(self, *, asynchronous: bool) -> Any:
         lender = AsyncLender if asynchronous else Lender
         if self._http_args is not None:
             kind = httpx2.AsyncClient if asynchronous else httpx2.Client
-            http: Any = kind(**{"follow_redirects": True, **self._http_args})
+            hooks = dict(self._http_args.get("event_hooks") or {})
+            guard = _keep_keys_here_async if asynchronous else _keep_keys_here
+            hooks["request"] = [*hooks.get("request", ()), guard]
+            arguments = {"follow_redirects": True, **self._http_args, "event_hooks": hooks}
+            http: Any = kind(**arguments)
             return lender(partial(Call, self._client, http), self._timeout, http)
         borrowed = _borrowed(self._client, asynchronous=asynchronous)
         call = partial(Call, *borrowed) if borrowed else partial(TypedCall, self._client)
@@ -115,10 +132,10 @@ class Clients(SdkClients):
             settings.update(_handover_clients())
         try:
             return genai.Client(**options, http_options=HttpOptions(**settings))
-        except (TypeError, ValueError, GoogleAuthError) as error:
+        except (TypeError, ValueError, AttributeError, GoogleAuthError) as error:
             # Pydantic's errors quote the options, and a key may be among them.
             said = type(error).__name__ if "pydantic" in type(error).__module__ else str(error)
-            key = secret_in(options["api_key"])
+            key = secrets_in(options["api_key"])
             raise ConfigError(
                 f"the Gemini client cannot be made ({redacted(said, key)}); "
                 "check the arguments of GeminiModel"
@@ -182,7 +199,10 @@ class Call:
 
     Attributes:
         http_response: the answer, once it has come.
+        server: where the SDK sends the request; a redirect may send it elsewhere.
     """
+
+    server: httpx2.URL | None = None
 
     def __init__(
         self,
@@ -247,6 +267,7 @@ class Call:
         # What the SDK has put there beside the contents is an `extra_body` of the caller's.
         body = {**json.loads(content or b"{}"), **self._body}
         limits = self._timeout or _client_timeout(request)
+        self.server = request.url
         return self._http.build_request(
             request.method,
             str(request.url),
@@ -292,6 +313,27 @@ class AsyncHandover(httpx2.AsyncBaseTransport):
 
 
 _CALL: Final[ContextVar[Call]] = ContextVar("contextwindow_gemini_call")
+
+
+def _keep_keys_here(request: httpx2.Request) -> None:
+    """Take keys out of *request* where a redirect sends it to another server.
+
+    httpx2 itself takes out ``authorization``, and knows nothing of ``x-goog-api-key``.
+    """
+    call = _CALL.get(None)
+    here = None if call is None else call.server
+    if here is None or here.origin == request.url.origin:
+        return
+    upgraded = (here.scheme, request.url.scheme) == ("http", "https")
+    if upgraded and here.host == request.url.host:
+        return
+    for name in list(request.headers):
+        if tells_of_secrets(name):
+            del request.headers[name]
+
+
+async def _keep_keys_here_async(request: httpx2.Request) -> None:
+    _keep_keys_here(request)
 
 
 def _handover_clients() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from contextwindow.models.base import Decoder, Delta, Item, PartEnd, PartKind
 from contextwindow.models.counts import tokens
 from contextwindow.models.gemini_arguments import assemble
 from contextwindow.models.gemini_errors import PROVIDER, blocked_prompt, reported_error
-from contextwindow.models.sse import TextMender, mended, mended_json
+from contextwindow.models.sse import TextMender, identifier, mended_json
 from contextwindow.records import FinishReason, Usage
 
 API: Final = "gemini"
@@ -195,8 +195,8 @@ class GeminiDecoder(Decoder):
         items: list[Item] = []
         if event.get("error"):
             raise reported_error(self._who, event["error"])
-        self.response_id = self.response_id or event.get("responseId") or None
-        self.model = self.model or event.get("modelVersion") or None
+        self.response_id = self.response_id or identifier(event.get("responseId")) or None
+        self.model = self.model or identifier(event.get("modelVersion")) or None
         if _usage(event.get("usageMetadata")) is not None:
             self._counts = event["usageMetadata"]
         candidates = event.get("candidates") or ()
@@ -297,8 +297,8 @@ class GeminiDecoder(Decoder):
 
     def _names(self, opened: _Call) -> tuple[str, str]:
         call = opened.item["functionCall"]
-        call_id = mended(str(call.get("id") or "")) or self._made_up_id(opened.part)
-        return call_id, mended(str(call["name"]))
+        call_id = identifier(call.get("id")) or self._made_up_id(opened.part)
+        return call_id, identifier(call["name"])
 
     def _made_up_id(self, part: int) -> str:
         """A call id where the provider gives none; it is never sent."""

@@ -16,7 +16,8 @@ from contextwindow.errors import (
     RateLimited,
     StreamInterrupted,
 )
-from contextwindow.models.failures import connection_error, redacted, retry_after, said_by
+from contextwindow.models.failures import connection_error, retry_after, said_by
+from contextwindow.models.secrets import redacted
 
 PROVIDER: Final = "google"
 

@@ -18,7 +18,7 @@ from contextwindow.models.counts import tokens
 from contextwindow.models.openai_attachments import chat_part, chat_problem
 from contextwindow.models.openai_client import OpenAIModel
 from contextwindow.models.openai_errors import PROVIDER, reported_error
-from contextwindow.models.sse import DONE, TextMender
+from contextwindow.models.sse import DONE, TextMender, identifier
 from contextwindow.models.steps import Step, native_items, refusal_of, steps
 from contextwindow.records import Attachment, FinishReason, Record, Usage
 
@@ -292,8 +292,8 @@ class ChatDecoder(Decoder):
             return items
         if event.get("error"):
             raise reported_error(self._who, event["error"])
-        self.response_id = self.response_id or event.get("id") or None
-        self.model = self.model or event.get("model") or None
+        self.response_id = self.response_id or identifier(event.get("id")) or None
+        self.model = self.model or identifier(event.get("model")) or None
         groq = event.get("x_groq")
         self.usage = (
             _usage(event.get("usage"))
@@ -336,8 +336,8 @@ class ChatDecoder(Decoder):
     def _add_call(self, index: Any, fragment: dict[str, Any], items: list[Item]) -> None:
         function = fragment.get("function") or {}
         custom = fragment.get("custom") or {}
-        call_id = str(fragment.get("id") or "")
-        name = str(function.get("name") or custom.get("name") or "")
+        call_id = identifier(fragment.get("id"))
+        name = identifier(function.get("name") or custom.get("name"))
         arguments = _joined(function.get("arguments")) or _joined(custom.get("input"))
         call = self._call_at(index, call_id, name)
         announced = (call.id, call.name)

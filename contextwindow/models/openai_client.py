@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import re
 from typing import Any, ClassVar, Final
-from urllib.parse import urlsplit
 
 from contextwindow.errors import ConfigError, ModelError
 from contextwindow.models.openai_errors import translated
 from contextwindow.models.sdk_model import (
     SdkClients,
     SdkModel,
+    host_of,
     plain_url,
     refuse_options,
-    secret_in,
 )
+from contextwindow.models.secrets import redacted, secrets_in
 
 # The SDK refuses to be built without one; local servers do not look at it.
 _NO_KEY: Final = "no-key"
@@ -101,19 +101,30 @@ class Clients(SdkClients):
                 client,
                 is_async=is_async,
                 host=client.base_url.host,
-                secret=secret_in(client.api_key or os.environ.get("OPENAI_API_KEY")),
+                secrets=secrets_in(
+                    os.environ.get("OPENAI_API_KEY"),
+                    headers=getattr(client, "_custom_headers", None),
+                    query=getattr(client, "_custom_query", None),
+                    address=str(client.base_url),
+                ),
                 max_retries=int(client.max_retries),
             )
             return
         self._options = _own_options(api_key, base_url, options)
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        host = host_of(str(base_url))
         self.url = plain_url(str(base_url))
         key = self._options.get("api_key") or os.environ.get("OPENAI_API_KEY")
         super().__init__(
             None,
             is_async=False,
-            host=urlsplit(str(base_url)).hostname or "",
-            secret=secret_in(key),
+            host=host,
+            secrets=secrets_in(
+                key,
+                headers=options.get("default_headers"),
+                query=options.get("default_query"),
+                address=str(base_url),
+            ),
             max_retries=int(options.get("max_retries", openai.DEFAULT_MAX_RETRIES)),
         )
 
@@ -130,7 +141,9 @@ class Clients(SdkClients):
         try:
             return plain(**options)
         except (TypeError, openai.OpenAIError) as error:
-            raise ConfigError(f"the OpenAI client cannot be made: {error}") from error
+            options = {}  # the key is not for the locals of a traceback
+            said, cause = redacted(str(error), self.secrets()), self.quotable(error)
+        raise ConfigError(f"the OpenAI client cannot be made: {said}") from cause
 
 
 def _own_options(

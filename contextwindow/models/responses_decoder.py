@@ -9,7 +9,7 @@ from contextwindow.errors import InvalidRequest, ModelError, StreamInterrupted
 from contextwindow.models.base import Decoder, Delta, Item, PartEnd, PartKind
 from contextwindow.models.counts import tokens
 from contextwindow.models.openai_errors import PROVIDER, reported_error
-from contextwindow.models.sse import TextMender, mended, mended_json
+from contextwindow.models.sse import TextMender, identifier, mended, mended_json
 from contextwindow.records import Usage
 
 API: Final = "openai-responses"
@@ -140,8 +140,8 @@ class ResponsesDecoder(Decoder):
             raise reported_error(self._who, reported if isinstance(reported, dict) else event)
         response = event.get("response")
         if kind.startswith("response.") and isinstance(response, dict):
-            self.response_id = self.response_id or response.get("id")
-            self.model = self.model or response.get("model")
+            self.response_id = self.response_id or identifier(response.get("id")) or None
+            self.model = self.model or identifier(response.get("model")) or None
             if kind.removeprefix("response.") in _TERMINAL:
                 return self._finish(kind.removeprefix("response."), response)
         return ()
@@ -289,7 +289,7 @@ class ResponsesDecoder(Decoder):
 
 
 def _names(item: dict[str, Any]) -> tuple[str, str]:
-    return str(item.get("call_id") or item.get("id") or ""), str(item.get("name") or "")
+    return identifier(item.get("call_id") or item.get("id")), identifier(item.get("name"))
 
 
 def _joined(contents: list[dict[str, Any]], key: str) -> str:
@@ -304,14 +304,15 @@ def _reasoning(item: dict[str, Any]) -> str:
 
 def _usage(usage: Any) -> Usage | None:
     """The provider's counts in our terms; None where it gave none."""
-    if not isinstance(usage, dict):
+    given, output = _count(usage, "input_tokens"), _count(usage, "output_tokens")
+    if not given and not output:
         return None
-    given = usage.get("input_tokens_details")
+    read = usage.get("input_tokens_details")
     return Usage(
-        input_tokens=_count(usage, "input_tokens"),
-        output_tokens=_count(usage, "output_tokens"),
-        cache_read_tokens=_count(given, "cached_tokens"),
-        cache_write_tokens=_count(given, "cache_write_tokens"),
+        input_tokens=given,
+        output_tokens=output,
+        cache_read_tokens=_count(read, "cached_tokens"),
+        cache_write_tokens=_count(read, "cache_write_tokens"),
         reasoning_tokens=_count(usage.get("output_tokens_details"), "reasoning_tokens"),
     )
 

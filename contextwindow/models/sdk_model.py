@@ -15,6 +15,7 @@ import threading
 import warnings
 import weakref
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Final
@@ -22,7 +23,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 from contextwindow.errors import ConfigError, InvalidRequest, ModelError
 from contextwindow.models.base import Model, Request
-from contextwindow.models.failures import names_a_key, redacted
+from contextwindow.models.secrets import (
+    redacted,
+    secrets_in,
+    shows_secrets,
+    without_our_frames,
+)
 from contextwindow.models.sources import AsyncSource, Source
 
 CONNECT_TIMEOUT: Final = 5.0
@@ -30,6 +36,9 @@ CONNECT_TIMEOUT: Final = 5.0
 
 
 _log = logging.getLogger("contextwindow")
+
+# Where the SDKs' clients keep what they were given, or have got from a function.
+_KEYS: Final = ("api_key", "auth_token", "_azure_ad_token")
 
 
 class SdkModel(Model):
@@ -52,8 +61,10 @@ class SdkModel(Model):
                     manager = self._call(client, request, timeout)
                     response = manager.__enter__()
         except Exception as error:  # noqa: BLE001 - each transport has exceptions of its own
-            raise self.error(error, reading=False, timeout=timeout) from self.quotable(error)
-        return Source(self, manager, response.http_response, timeout)
+            failure = self.failed(error, reading=False, timeout=timeout)
+        else:
+            return Source(self, manager, response.http_response, timeout)
+        raise failure
 
     async def open_async(self, request: Request, *, timeout: float | None) -> AsyncSource:
         """As ``open``, on the running event loop."""
@@ -67,8 +78,10 @@ class SdkModel(Model):
                     manager = self._call(client, request, timeout)
                     response = await manager.__aenter__()
         except Exception as error:  # noqa: BLE001 - each transport has exceptions of its own
-            raise self.error(error, reading=False, timeout=timeout) from self.quotable(error)
-        return AsyncSource(self, manager, response.http_response, timeout)
+            failure = self.failed(error, reading=False, timeout=timeout)
+        else:
+            return AsyncSource(self, manager, response.http_response, timeout)
+        raise failure
 
     def close(self) -> None:
         """Close the connections that this model opened; a client given to it stays open."""
@@ -91,13 +104,30 @@ class SdkModel(Model):
                 "check the values in extra= and in the tools",
                 provider=self.provider,
             )
-        found = self._translated(error, reading=reading, timeout=timeout)
-        found.args = (redacted(str(found), self._clients.secret),)
+        return self.without_secrets(self._translated(error, reading=reading, timeout=timeout))
+
+    def failed(
+        self, error: Exception, *, reading: bool, timeout: float | None = None
+    ) -> ModelError:
+        """As ``error``, with *error* as its cause where that shows no secret.
+
+        To be raised outside of the ``except``, or *error* would be its context all the same.
+        """
+        found = self.error(error, reading=reading, timeout=timeout)
+        if found is not error:
+            found.__cause__ = self._clients.quotable(error)
         return found
 
-    def quotable(self, error: Exception) -> Exception | None:
-        """*error* as the cause of ours, or None where its own text would show the key."""
-        return None if names_a_key(error, self._clients.secret) else error
+    def without_secrets(self, error: ModelError) -> ModelError:
+        """*error* with nothing in it that a log must not show; its traceback begins anew."""
+        secrets = self._clients.secrets()
+        error.args = (redacted(str(error), secrets),)
+        if error.code is not None:
+            error.code = redacted(error.code, secrets)
+        error.__cause__ = self._clients.quotable(error.__cause__)
+        error.__context__ = None
+        # The locals of a decoder's frames are the provider's own words.
+        return error.with_traceback(None)
 
     @abstractmethod
     def _method(self, client: Any, request: Request) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -110,6 +140,7 @@ class SdkModel(Model):
     def _call(self, client: Any, request: Request, timeout: float | None) -> Any:
         method, arguments = self._method(client, request)
         arguments = split_extra(method, arguments)
+        self._clients.note(arguments.get("extra_headers"))
         if timeout is not None:
             import httpx2
 
@@ -123,18 +154,26 @@ class SdkClients(ABC):
     Args:
         given: the caller's own client, or None; it is used for its way of waiting.
         is_async: whether *given* waits on an event loop.
+        secrets: what no message may hold, as far as it is known beforehand.
 
     Attributes:
         host: the server, for messages.
-        secret: what no message may hold, ``""`` where there is nothing.
         max_retries: as the caller has set it on the client, or the SDK's default.
     """
 
     def __init__(
-        self, given: Any, *, is_async: bool, host: str, secret: str, max_retries: int
+        self,
+        given: Any,
+        *,
+        is_async: bool,
+        host: str,
+        secrets: frozenset[str],
+        max_retries: int,
     ) -> None:
         self.host = host
-        self.secret = secret
+        self._secrets = secrets
+        # Bounded: each user of a bot may have a key of his own.
+        self._of_calls: deque[frozenset[str]] = deque(maxlen=1_000)
         self.max_retries = max_retries
         self._given = given
         self._is_async = is_async
@@ -182,6 +221,26 @@ class SdkClients(ABC):
         if client is not None and not (self._given is not None and self._is_async):
             await client.close()
 
+    def secrets(self) -> frozenset[str]:
+        """What no message may hold; keys that a function gives are known once they were used."""
+        clients = [self._given, self._blocking]
+        with contextlib.suppress(RuntimeError):  # no event loop runs
+            clients.append(self._by_loop.get(asyncio.get_running_loop()))
+        keys = [getattr(client, name, None) for client in clients for name in _KEYS]
+        return self._secrets.union(secrets_in(*keys), *self._of_calls)
+
+    def note(self, headers: Any) -> None:
+        """Remember the secrets in *headers*, which a caller has given for one call."""
+        found = secrets_in(headers=headers)
+        if found and found not in self._of_calls:
+            self._of_calls.append(found)
+
+    def quotable(self, error: BaseException | None) -> Exception | None:
+        """*error* as the cause of ours, or None where a report of it would show a secret."""
+        if not isinstance(error, Exception) or shows_secrets(error, self.secrets()):
+            return None
+        return without_our_frames(error)
+
     @abstractmethod
     def _make(self, *, asynchronous: bool) -> Any:
         """A new client: from the options, or a twin of the given one that waits the other way.
@@ -223,9 +282,22 @@ def plain_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def secret_in(key: Any) -> str:
-    """What no message may hold; shorter texts are dummies and would be found in plain words."""
-    return key if isinstance(key, str) and len(key) >= 8 else ""
+def host_of(address: str) -> str:
+    """The host that *address* names.
+
+    Raises:
+        ConfigError: it is no address; it is not quoted, for it may hold a password.
+    """
+    import httpx2
+
+    try:
+        host = urlsplit(address).hostname or ""
+        httpx2.URL(address)
+    except (ValueError, httpx2.InvalidURL):
+        host = None
+    if host is None:
+        raise ConfigError("base_url is not the address of a server, such as https://HOST/PATH")
+    return host
 
 
 def split_extra(method: Callable[..., Any], body: dict[str, Any]) -> dict[str, Any]:

@@ -20,11 +20,13 @@ class Reading(Protocol):
     def provider(self) -> str:
         """The company's service."""
 
-    def error(self, error: Exception, *, reading: bool, timeout: float | None = None) -> ModelError:
-        """What the SDK or the network raised, in our terms."""
+    def failed(
+        self, error: Exception, *, reading: bool, timeout: float | None = None
+    ) -> ModelError:
+        """What the SDK or the network raised, in our terms, to be raised outside of ``except``."""
 
-    def quotable(self, error: Exception) -> Exception | None:
-        """*error* as the cause of ours, or None where its own text would show the key."""
+    def without_secrets(self, error: ModelError) -> ModelError:
+        """*error* with nothing in it that a log must not show."""
 
 
 class _SourceCore:
@@ -59,23 +61,31 @@ class _SourceCore:
 
     def _raise_late(self) -> None:
         """Raise what went wrong behind the pieces that were given out last."""
-        error, self._late = self._late, None
-        if error is not None:
-            raise self._failure(error) from self._model.quotable(error)
+        if self._late is None:
+            return
+        failure = self._failure(self._late)
+        self._late = None
+        raise failure
 
     def _take(self, chunk: bytes | None) -> list[Any]:
         if self._aborted:
             raise self._stopped()
-        if chunk is not None:
-            return self._answer.feed(chunk)
-        self._ended = True
-        return self._answer.end()
+        try:
+            if chunk is not None:
+                return self._answer.feed(chunk)
+            self._ended = True
+            return self._answer.end()
+        except ModelError as error:
+            failure = self._model.without_secrets(error)
+        # What the provider sent, key and all, is not for the locals of a traceback.
+        chunk = None
+        raise failure
 
     def _failure(self, error: Exception) -> ModelError:
         self._ended = True
         if self._aborted:
             return self._stopped()
-        return self._model.error(error, reading=True, timeout=self._timeout)
+        return self._model.failed(error, reading=True, timeout=self._timeout)
 
     def _stopped(self) -> StreamInterrupted:
         return StreamInterrupted(
@@ -102,23 +112,27 @@ class Source(_SourceCore):
     def read(self) -> list[Any] | None:
         """Parsed events of one network read; see ``EventSource.read``."""
         while not self._ended:
-            self._raise_late()
-            pieces: list[bytes] = []
-            try:
-                chunk = next(self._chunks, None)
-                while chunk is not None and self._arrived:
-                    pieces.append(chunk)
-                    chunk = next(self._chunks, b"")
-            except Exception as error:  # noqa: BLE001 - each transport has exceptions of its own
-                self._late, chunk = error, b""
-                if not pieces:
-                    self._raise_late()
-            if pieces and chunk is not None:
-                chunk = b"".join((*pieces, chunk))
-            events = self._take(chunk)
+            events = self._take(self._fetch())
             if events:
                 return events
         return None
+
+    def _fetch(self) -> bytes | None:
+        """All that has arrived, at least something; None at the end."""
+        self._raise_late()
+        pieces: list[bytes] = []
+        try:
+            chunk = next(self._chunks, None)
+            while chunk is not None and self._arrived:
+                pieces.append(chunk)
+                chunk = next(self._chunks, b"")
+        except Exception as error:  # noqa: BLE001 - each transport has exceptions of its own
+            self._late, chunk = error, b""
+        if not pieces:
+            self._raise_late()
+        if pieces and chunk is not None:
+            return b"".join((*pieces, chunk))
+        return chunk
 
     def close(self) -> None:
         """Close the connection; may be called twice."""
@@ -142,23 +156,27 @@ class AsyncSource(_SourceCore):
     async def read(self) -> list[Any] | None:
         """Parsed events of one network read; see ``EventSource.read``."""
         while not self._ended:
-            self._raise_late()
-            pieces: list[bytes] = []
-            try:
-                chunk = await anext(self._chunks, None)
-                while chunk is not None and self._arrived:
-                    pieces.append(chunk)
-                    chunk = await anext(self._chunks, b"")
-            except Exception as error:  # noqa: BLE001 - each transport has exceptions of its own
-                self._late, chunk = error, b""
-                if not pieces:
-                    self._raise_late()
-            if pieces and chunk is not None:
-                chunk = b"".join((*pieces, chunk))
-            events = self._take(chunk)
+            events = self._take(await self._fetch())
             if events:
                 return events
         return None
+
+    async def _fetch(self) -> bytes | None:
+        """All that has arrived, at least something; None at the end."""
+        self._raise_late()
+        pieces: list[bytes] = []
+        try:
+            chunk = await anext(self._chunks, None)
+            while chunk is not None and self._arrived:
+                pieces.append(chunk)
+                chunk = await anext(self._chunks, b"")
+        except Exception as error:  # noqa: BLE001 - each transport has exceptions of its own
+            self._late, chunk = error, b""
+        if not pieces:
+            self._raise_late()
+        if pieces and chunk is not None:
+            return b"".join((*pieces, chunk))
+        return chunk
 
     async def close(self) -> None:
         """Close the connection; may be called twice."""

@@ -25,6 +25,8 @@ _BOM: Final = b"\xef\xbb\xbf"
 # Bytes of the shortest event with data worth parsing: waiting for them delays nobody.
 _SHORTEST: Final = 8
 _FIELD: Final = re.compile(rb":|(?:data|event|id|retry)(?:[:\r\n]|$)")
+# Python refuses to print numbers of thousands of digits.
+_LARGEST: Final = 10**100
 _UNSENDABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
@@ -280,6 +282,13 @@ def mended(text: str) -> str:
             return text
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return joined.replace("\0", "\ufffd")
+
+
+def identifier(value: Any) -> str:
+    """An id or a name that a provider gave, fit to be stored; ``""`` for what is none."""
+    if isinstance(value, str):
+        return mended(value)
+    return str(value) if type(value) is int and abs(value) < _LARGEST else ""
 
 
 def mended_json(value: Any) -> Any:
