@@ -77,7 +77,8 @@ class Checkpointer:
             for ledger in due:
                 locks.enter_context(ledger.lock)
             try:
-                with self._database.write() as connection:
+                boundary = any(ledger.opens for ledger in due)
+                with self._database.write(boundary=boundary) as connection:
                     news = [one.context_id for one in due if one.flush(connection)]
                     announce(connection, news)
                 for ledger in due:

@@ -30,8 +30,21 @@ _UNDECODABLE: Final = "Could not decode to UTF-8"
 """How sqlite3 begins to say so (CPython 3.11 to 3.14)."""
 
 
-def _with_surrogates(text: bytes) -> str:
-    return str(text, "utf-8", "surrogateescape")
+class Damaged(tuple[Any, ...]):
+    """A row of SQLite that holds text which is not UTF-8; U+FFFD stands where it is not."""
+
+    __slots__ = ()
+
+
+class _Undecodable(str):
+    __slots__ = ()
+
+
+def _lenient(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return _Undecodable(text, "utf-8", "replace")
 
 
 class Connection:
@@ -79,9 +92,7 @@ class Connection:
     def undecoded(
         self, sql: str, params: Sequence[object], error: sqlite3.OperationalError
     ) -> list[tuple[Any, ...]]:
-        """The rows of a query whose text is damaged: bytes that are no UTF-8 are lone surrogates.
-
-        No checksum fits them, so that the record they belong to is named.
+        """The rows of a query whose text is damaged; those that are, as `Damaged`.
 
         Raises:
             StoreError: *error*, if it is about anything else.
@@ -89,11 +100,12 @@ class Connection:
         if _UNDECODABLE not in str(error) or not sql.startswith("SELECT"):
             raise self._failed(error) from error
         raw = self._raw
-        usual, raw.text_factory = raw.text_factory, _with_surrogates
+        usual, raw.text_factory = raw.text_factory, _lenient
         try:
-            return self.execute(sql, params).fetchall()
+            rows = self.execute(sql, params).fetchall()
         finally:
             raw.text_factory = usual
+        return [Damaged(row) if _Undecodable in map(type, row) else row for row in rows]
 
     def attach(self, raw: Any) -> None:
         """Begins to run statements on *raw*; a `Refusal` makes each of them raise."""

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from contextwindow.errors import ConfigError, ContextNotFound, StoreError
+from contextwindow.errors import ConfigError, ContextNotFound, RecordCorrupt, StoreError
 from contextwindow.records import Context, ContextStats, RecordType
 from contextwindow.store import attached
 from contextwindow.store.checks import check_id, check_text
-from contextwindow.store.connection import Connection
+from contextwindow.store.connection import Connection, Damaged
 from contextwindow.store.engine import Database
 from contextwindow.store.failures import Conflict
 from contextwindow.store.rows import (
@@ -26,7 +26,7 @@ from contextwindow.store.rows import (
 )
 from contextwindow.store.schema import context_tools, contexts, records, turns
 from contextwindow.store.statement import Statement, insert_ignore
-from contextwindow.store.values import checksum, dump_json, now_text, parse_time
+from contextwindow.store.values import checksum, dump_json, matches, now_text, parse_time
 from contextwindow.store.writing import lock
 
 _bind = sa.bindparam
@@ -118,7 +118,7 @@ _COPY_RECORDS = Statement(
 )
 
 _IN_FLIGHT = Statement(
-    sa.select(records.c.id, records.c.seq, records.c.content, records.c.payload)
+    sa.select(records.c.id, records.c.seq, records.c.content, records.c.payload, records.c.checksum)
     .where(records.c.context_id == _bind("context_id"))
     .where(records.c.partial_response_id.is_not(None))
 )
@@ -355,16 +355,27 @@ def copy(database: Database, context: Context, name: str, at: int | None = None)
             raise ConfigError(f"a context called {name!r} already exists; choose another name")
         ids = {"copy_id": copy_id, "context_id": source.id}
         _COPY_RECORDS.run(connection, position=place[0], seq=place[1], **ids)
-        for record_id, seq, content, payload in _IN_FLIGHT.all(connection, context_id=source.id):
-            text = content + unfolded(connection, record_id)
-            crc = checksum(text, payload)
-            _SET_COPY.run(connection, copy_id=copy_id, seq=seq, content=text, checksum=crc)
+        for row in _IN_FLIGHT.all(connection, context_id=source.id):
+            _copy_in_flight(connection, copy_id, row)
         attached.copy(connection, source.id, copy_id)
         _COPY_TOOLS.run(connection, **ids)
         _COUNT_COPY.run(connection, context_id=copy_id)
         made_context = by_id(connection, copy_id)
     assert made_context is not None  # noqa: S101 - made in this transaction
     return made_context
+
+
+def _copy_in_flight(connection: Connection, copy_id: str, row: tuple[Any, ...]) -> None:
+    """Fold into the copy what arrived of a record; what is damaged stays so, for it to be seen."""
+    record_id, seq, content, payload, crc = row
+    if type(row) is Damaged or not matches(content, payload, crc):
+        return
+    try:
+        text = content + unfolded(connection, record_id)
+        crc = checksum(text, payload)
+    except RecordCorrupt:
+        text, crc = content, checksum(content, payload) ^ 1
+    _SET_COPY.run(connection, copy_id=copy_id, seq=seq, content=text, checksum=crc)
 
 
 def export(connection: Connection, context: Context) -> dict[str, Any]:

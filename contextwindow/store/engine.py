@@ -85,7 +85,9 @@ class Database:
     def __repr__(self) -> str:
         return f"Database({self.location!r})"
 
-    def write(self, *, boundary: bool = False) -> AbstractContextManager[Connection]:
+    def write(
+        self, *, boundary: bool = False, patient: bool = True
+    ) -> AbstractContextManager[Connection]:
         """One write transaction: committed at the end of the ``with``, rolled back on any error.
 
         On SQLite one thread of the process is inside at a time, and another program's lock is
@@ -93,6 +95,8 @@ class Database:
 
         Args:
             boundary: the commit survives a power failure also with ``synchronous="boundaries"``.
+            patient: wait for another program's lock on SQLite; the caller who has just waited
+                for ``busy_timeout`` in vain does not do it again.
 
         Raises:
             StoreBusy: another writer was faster, for longer than ``busy_timeout``.
@@ -101,7 +105,7 @@ class Database:
             StoreReplaced: the file was moved, deleted or replaced; open it again.
             StoreError: closed, forked, lost or damaged; the message says which.
         """
-        return self._inner.write(boundary)
+        return self._inner.write(boundary, patient)
 
     def read(self) -> AbstractContextManager[Connection]:
         """One read transaction: all its statements see the same state.
@@ -110,6 +114,15 @@ class Database:
             StoreError: and its kinds, as `write`.
         """
         return self._inner.read()
+
+    @property
+    def connected(self) -> int:
+        """How often a server was connected to; 0 on SQLite.
+
+        A server that crashes closes every connection, and may have lost what it had just taken:
+        as long as this number stays, it did not.
+        """
+        return self._inner.connected if isinstance(self._inner, PostgresDatabase) else 0
 
     def now(self, connection: Connection) -> float:
         """Seconds by a clock that all users of the database share.

@@ -10,10 +10,11 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 
 from contextwindow.errors import ContextNotFound, RecordCorrupt, StoreError
-from contextwindow.records import Turn, Usage
-from contextwindow.store import attached, leases, reading
-from contextwindow.store.connection import Connection
+from contextwindow.records import RecordType, Turn, Usage
+from contextwindow.store import attached, leases, reading, wal
+from contextwindow.store.connection import Connection, Damaged
 from contextwindow.store.engine import Database
+from contextwindow.store.files import exposures
 from contextwindow.store.rows import CALL_COLUMNS, measure, to_call, unfolded
 from contextwindow.store.schema import (
     REVISION,
@@ -25,7 +26,7 @@ from contextwindow.store.schema import (
 )
 from contextwindow.store.spending import COUNTERS, Spent, changes
 from contextwindow.store.statement import Statement
-from contextwindow.store.values import checksum
+from contextwindow.store.values import checksum, matches, parse_time
 from contextwindow.store.writing import lock
 
 _bind = sa.bindparam
@@ -33,6 +34,7 @@ _bind = sa.bindparam
 Kind = Literal["pages", "reference", "counter", "delta", "record"]
 
 _BATCH: Final = 500
+_SOURCES: Final = frozenset(kind.value for kind in RecordType)
 _COUNTED: Final[dict[str, sa.ColumnElement[Any]]] = {
     "next_seq": sa.func.coalesce(sa.func.max(records.c.seq), 0) + 1,
     "record_count": sa.func.count(),
@@ -91,7 +93,24 @@ _FOLD = Statement(
 )
 _FORGET = Statement(sa.delete(record_deltas).where(record_deltas.c.record_id == _bind("record_id")))
 
-_SUMS = (records.c.id, records.c.content, records.c.payload, records.c.checksum)
+_IN_FLIGHT = Statement(
+    sa.select(record_deltas.c.record_id)
+    .join(records, records.c.id == record_deltas.c.record_id)
+    .distinct()
+    .order_by(record_deltas.c.record_id)
+)
+
+_SUMS = (
+    records.c.id,
+    records.c.content,
+    records.c.payload,
+    records.c.checksum,
+    records.c.ts,
+    records.c.source,
+    records.c.turn_id,
+    records.c.call_id,
+    records.c.name,
+)
 _PAGE = Statement(
     sa.select(*_SUMS).where(records.c.id > _bind("after")).order_by(records.c.id).limit(_BATCH)
 )
@@ -208,6 +227,14 @@ def _look_at_pages(database: Database, found: Examination) -> None:
             "takes two writing processes; use SQLite 3.51.3 (3.50.7, 3.44.6) or later, or "
             "Store(..., journal_mode='delete')"
         )
+    if database.path is not None:
+        found.warnings += exposures(database.path)
+    size = 0 if database.path is None else wal.size_of(database.path)
+    if wal.is_large(size):
+        found.warnings.append(
+            f"the -wal has grown to {size >> 20} MB: a program that reads keeps a transaction "
+            "open, or is never done reading; it shrinks when that ends"
+        )
 
 
 def _look_at_turns(database: Database, found: Examination, mend: bool) -> None:
@@ -269,19 +296,41 @@ def _recount(database: Database, context_id: str) -> list[str]:
 
 
 def _look_at_deltas(database: Database, found: Examination, mend: bool) -> None:
-    """Find text that was left beside its record by a turn that is over."""
+    """Find text that was left beside its record by a turn that is over, or is damaged."""
     with database.read() as connection:
         stray = _STRAY.all(connection)
+        damaged = {
+            record_id
+            for (record_id,) in _IN_FLIGHT.all(connection)
+            if not _is_whole(connection, record_id)
+        }
+    for record_id in sorted(damaged):
+        text = (
+            f"text of record {record_id}, which was arriving when its turn ended, is damaged: take "
+            f"the record out with set_live([{record_id}], False)"
+        )
+        found.problems.append(Problem(kind="record", text=text, record_id=record_id))
     for record_id, context_id, partial, content, payload, crc in stray:
+        if record_id in damaged:
+            continue
         if context_id is None:
             text = f"text of record {record_id}, which is missing"
             found.problems.append(Problem(kind="delta", text=text, record_id=record_id))
             continue
         mended = False
-        if mend and (crc is None or crc == checksum(content, payload)):
+        if mend and matches(content, payload, crc):
             mended = _fold(database, context_id, record_id, partial is None)
         text = f"text of record {record_id} was never folded into it"
         found.problems.append(Problem(kind="delta", text=text, mended=mended, record_id=record_id))
+
+
+def _is_whole(connection: Connection, record_id: int) -> bool:
+    """Whether what is not folded into a record yet can be read."""
+    try:
+        unfolded(connection, record_id)
+    except RecordCorrupt:
+        return False
+    return True
 
 
 def _fold(database: Database, context_id: str, record_id: int, whole: bool) -> bool:
@@ -379,8 +428,13 @@ def _is_sound(database: Database, record_id: int) -> bool:
 
 
 def _matches(row: tuple[Any, ...]) -> bool:
-    _, content, payload, crc = row
-    return crc is None or bool(crc == checksum(content, payload))
+    if type(row) is Damaged or bytes in map(type, row) or not matches(*row[1:4]):
+        return False
+    try:
+        parse_time(row[4])
+    except (AttributeError, StoreError, TypeError):
+        return False
+    return row[5] in _SOURCES
 
 
 def _first(connection: Connection, sql: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 import sqlalchemy as sa
@@ -63,6 +64,18 @@ def _from_sqlite(error: sqlite3.Error, location: str) -> StoreError:
             return damaged(location, error)
         case sqlite3.SQLITE_CONSTRAINT:
             return Conflict(f"{location}: {error}")
+        case sqlite3.SQLITE_IOERR:
+            # Of a quota, a disk that breaks or one that turned read-only SQLite says no more.
+            name = getattr(error, "sqlite_errorname", "")
+            return StoreError(
+                f"{location}: the disk failed ({error}, {name}): look at its quota, at its health,"
+                " and whether it is mounted read-only; nothing of a write was stored"
+            )
+        case sqlite3.SQLITE_CANTOPEN:
+            return StoreError(
+                f"{location}: {error}: look at the permissions of it and its directory, at the"
+                " room on the disk, and at the limit of open files"
+            )
     return StoreError(f"{location}: {error}")
 
 
@@ -77,6 +90,9 @@ _BUSY = {
 
 def _from_postgresql(error: BaseException, location: str) -> StoreError:
     state = getattr(error, "sqlstate", None)
+    if state is None and (reason := _refusal(error)):
+        kind = StoreBusy if _FULL.search(reason) else StoreError
+        return kind(f"{location}: no connection to the server ({reason}); try again")
     if state is None or state.startswith(("08", "57P")):
         if lost(error):
             return StoreError(f"{location}: the connection to the server was lost; try again")
@@ -92,6 +108,18 @@ def _from_postgresql(error: BaseException, location: str) -> StoreError:
     if state.startswith("23"):
         return Conflict(f"{location}: {error}")
     return StoreError(f"{location}: {error}")
+
+
+_FULL = re.compile("too many clients|too many connections|remaining connection slots")
+_REFUSED = "connection failed: "
+
+
+def _refusal(error: BaseException) -> str:
+    """Why there was no connection, in the client library's words; ``""`` if there was one."""
+    text = " ".join(str(error).split())
+    if text.startswith(_REFUSED) or type(error).__name__ == "ConnectionTimeout":
+        return text.removeprefix(_REFUSED)
+    return ""
 
 
 def lost(error: BaseException) -> bool:

@@ -53,10 +53,35 @@ def check_folder(path: str, text: str) -> None:
         ) from error
     if not stat.S_ISDIR(mode):
         raise StoreError(f"{text}: {folder} is not a directory")
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        logger.warning(
-            "%s: anyone may replace files in %s (world-writable, not sticky)", text, folder
-        )
+    if _lets_anyone_in(mode):
+        logger.warning("%s: %s", text, _exposed_folder(folder))
+
+
+def exposures(path: str) -> list[str]:
+    """What of a database others of this machine may read or replace; for people.
+
+    Modes that its owner has chosen are told, never changed.
+    """
+    found = []
+    folder = os.path.dirname(path)
+    with suppress(OSError):
+        if _lets_anyone_in(os.stat(folder).st_mode):
+            found.append(_exposed_folder(folder))
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & (stat.S_IROTH | stat.S_IWOTH):
+            found.append(
+                f"anyone on this machine may {'write' if mode & stat.S_IWOTH else 'read'} the file"
+                f" (mode {mode:04o}): chmod 600 it, unless that is meant"
+            )
+    return found
+
+
+def _lets_anyone_in(mode: int) -> bool:
+    return bool(mode & stat.S_IWOTH and not mode & stat.S_ISVTX)
+
+
+def _exposed_folder(folder: str) -> str:
+    return f"anyone may replace files in {folder} (world-writable, not sticky)"
 
 
 def check_file(path: str, text: str, *, read_only: bool) -> bool:
@@ -166,11 +191,26 @@ def _set_aside(path: str) -> None:
             logger.warning("%s: its database is gone; it was set aside as %s", name, aside)
 
 
+def create(path: str) -> None:
+    """Makes an empty file for its owner alone, who may read and write it under any umask.
+
+    Before SQLite sees it, which gives the -wal and -shm the mode of the database.
+
+    Raises:
+        OSError: it exists, or cannot be made.
+    """
+    made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        os.fchmod(made, 0o600)
+    finally:
+        os.close(made)
+
+
 @contextmanager
 def _temporary(path: str) -> Iterator[str]:
     """An empty file beside *path*, 0600, gone afterwards."""
     temporary = f"{path}.new-{uuid.uuid4().hex[:12]}"
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    create(temporary)
     try:
         yield temporary
     finally:

@@ -23,15 +23,15 @@ from contextwindow.follow import (
 )
 from contextwindow.parts import tool_call
 from contextwindow.records import FinishReason, Record, RecordType, Reply, ToolCall, Usage
-from contextwindow.store.connection import Connection
+from contextwindow.store.connection import Connection, Damaged
 from contextwindow.store.leases import DIED
-from contextwindow.store.rows import CALL_COLUMNS, RECORD_COLUMNS, to_call, to_record
+from contextwindow.store.rows import CALL_COLUMNS, RECORD_COLUMNS, joined, to_call, to_record
 from contextwindow.store.schema import calls as calls_table
 from contextwindow.store.schema import contexts, record_deltas, records, seams, turns
 from contextwindow.store.seams import NEWEST
 from contextwindow.store.spending import Spent, together
 from contextwindow.store.statement import Statement
-from contextwindow.store.values import checksum, load_json, parse_time
+from contextwindow.store.values import load_json, matches, parse_time
 
 _bind = sa.bindparam
 
@@ -407,7 +407,7 @@ class Log:
         if over or before != size or self.reading.seen(line.id) < read:
             at, read = 0, size
         rows = _DELTAS.all(connection, record_id=line.id, since=at)
-        news = "".join(row[1] for row in rows)
+        news = joined(connection, line.id, rows, at)
         if at:
             line.begin, line.text = read, news
         else:
@@ -426,7 +426,8 @@ class Log:
 
 def _check(connection: Connection, row: tuple[Any, ...]) -> None:
     """Raises ``RecordCorrupt`` where a row of ``_LINES`` was damaged."""
-    if row[10] is not None and row[10] != checksum(row[2], row[9]):
+    damaged = type(row) is Damaged or row[1] not in _TYPES or bytes in map(type, row)
+    if damaged or not matches(row[2], row[9], row[10]):
         found = _RECORD.one(connection, record_id=row[0])
         if found is not None:
             to_record(connection, found)

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from contextwindow.errors import RecordCorrupt
 from contextwindow.models.steps import UNKNOWN_OUTCOME
 from contextwindow.records import RecordType, Usage
 from contextwindow.store.connection import Connection
 from contextwindow.store.ledger_sql import FORGET_DELTAS, INSERT_DELTA, NEVER_RAN
-from contextwindow.store.rows import measure, unfolded
+from contextwindow.store.rows import measure, unfolded, whole_text
 from contextwindow.store.schema import calls, contexts, record_deltas, records, turns
 from contextwindow.store.spending import Spent, count
 from contextwindow.store.statement import Statement
@@ -54,6 +55,7 @@ _PARTIALS = Statement(
         records.c.source,
         records.c.uncounted,
         records.c.ts,
+        records.c.checksum,
     )
     .where(records.c.turn_id == _bind("turn_id"))
     .where(records.c.partial_response_id.is_not(None))
@@ -188,7 +190,10 @@ def save(connection: Connection, turn_id: str, epoch: int) -> None:
         row = _CONTENT.one(connection, record_id=record_id, turn_id=turn_id)
         if row is None:
             continue
-        stored = row[0] + unfolded(connection, record_id)
+        try:
+            stored = row[0] + unfolded(connection, record_id)
+        except RecordCorrupt:
+            continue
         if text.startswith(stored) and len(text) > len(stored):
             INSERT_DELTA.run(connection, record_id=record_id, idx=row[1], delta=text[len(stored) :])
 
@@ -303,11 +308,14 @@ def settle(connection: Connection, context_id: str, turn_id: str, error: str = D
     """
     live = grown = guessed = output = 0
     call = _OPEN_CALL.one(connection, turn_id=turn_id)
-    for record_id, content, payload, was_live, old, source, was_guess, began in _PARTIALS.all(
-        connection, turn_id=turn_id
-    ):
-        text = content + unfolded(connection, record_id)
+    for row in _PARTIALS.all(connection, turn_id=turn_id):
+        record_id, content, payload, was_live, old, source, was_guess, began, crc = row
         unknown = source == RecordType.TOOL_OUTPUT
+        try:
+            text = whole_text(connection, record_id, content, payload, crc)
+        except RecordCorrupt:
+            # Left as it is: a checksum of what it is now would make it right.
+            continue
         if unknown:
             text = UNKNOWN_OUTCOME
         size, guess = measure(text)

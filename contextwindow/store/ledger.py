@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,7 +30,7 @@ from contextwindow.effects import (
     StartCall,
     Written,
 )
-from contextwindow.errors import ContextNotFound, StoreError, TurnLost
+from contextwindow.errors import ContextNotFound, StoreBusy, StoreError, TurnLost
 from contextwindow.follow import attempt_of, next_attempt
 from contextwindow.records import Record, RecordType, Usage, defer_tokens
 from contextwindow.store import beginning, cancelling, compacting, leases
@@ -60,11 +60,12 @@ class Holder(Protocol):
 class _Entry:
     """A record of the turn, as the database has it."""
 
-    __slots__ = ("guess", "live", "next_delta", "reach", "record", "tokens")
+    __slots__ = ("connected", "guess", "live", "next_delta", "reach", "record", "tokens")
 
     record: Record
 
-    def __init__(self) -> None:
+    def __init__(self, connected: int) -> None:
+        self.connected = connected
         self.tokens = 0
         self.guess = False
         self.live = True
@@ -139,6 +140,7 @@ class TurnLedger:
         self._announced = 0.0
         self._owes_notice = False
         self._furthest = 0
+        self._waited = False  # in vain, for whoever holds the database locked
 
     # -- the lease -----------------------------------------------------------------------
 
@@ -150,7 +152,7 @@ class TurnLedger:
             ContextNotFound: the context was deleted.
             ConfigError: there is no such turn to go on with.
         """
-        with self._database.write() as connection:
+        with self._database.write(boundary=self._may_crash) as connection:
             now = self._database.now(connection)
             started = beginning.begin(connection, self.context_id, wanted, now, self.lease)
             if started.begun.threaded:
@@ -188,6 +190,15 @@ class TurnLedger:
         holder = self.holder
         if holder is not None and not self.written.ended:
             holder.stop("cancel")
+
+    @property
+    def _may_crash(self) -> bool:
+        """Whether the database can die without this process: then what begins is waited for.
+
+        Text that a crash has taken is written with the end; a turn or record of which nothing is
+        left has no end.
+        """
+        return self._database.dialect == "postgresql"
 
     @property
     def attempt(self) -> tuple[str, int]:
@@ -239,11 +250,17 @@ class TurnLedger:
             if not operations:
                 return self.written
             kept = self._state(operations)
+            opens = self._opens(operations)
             try:
-                with self._database.write(boundary=checkpoint.boundary) as connection:
+                with self._database.write(
+                    boundary=checkpoint.boundary or opens, patient=not self._waited
+                ) as connection:
                     self._run(connection, operations, ended)
                     self._announce(connection, checkpoint.boundary)
-            except BaseException:
+                self._waited = False
+            except BaseException as error:
+                # What comes now is the end of the turn, for which nobody waits a second time.
+                self._waited = isinstance(error, StoreBusy)
                 self._restore(kept)
                 self._waiting.extendleft(reversed(deferred))
                 if type(operations[-1]) is EndTurn:
@@ -330,6 +347,14 @@ class TurnLedger:
         waits = bool(self._waiting) or self._owes_notice
         return waits or now - self._renewed > self.lease / 6
 
+    @property
+    def opens(self) -> bool:
+        """Whether ``flush`` will write something that the server must not lose."""
+        return self._opens(self._waiting)
+
+    def _opens(self, operations: Iterable[Operation]) -> bool:
+        return self._may_crash and any(type(one) is OpenRecord for one in operations)
+
     def flush(self, connection: Connection) -> bool:
         """Write what was deferred and renew the lease; called with ``lock`` held.
 
@@ -415,7 +440,7 @@ class TurnLedger:
             # Before the rows of records, as every other writer: two who differ would deadlock.
             sql.QUEUE.one(connection, context_id=self.context_id)
         for key in opened:
-            self._entries[key] = _Entry()
+            self._entries[key] = _Entry(self._database.connected)
         # A record that is opened and closed in one transaction is written once, as it ends.
         whole: dict[int, CloseRecord] = {}
         for one in operations:
@@ -437,10 +462,11 @@ class TurnLedger:
         if not any(type(one) is EndTurn for one in operations):
             self._fence(connection)
         left = list(ended)
+        closed = {one.key for one in operations if type(one) is CloseRecord}
         for one in operations:
             match one:
                 case Append() if one.key not in whole:
-                    self._append(connection, one)
+                    self._append(connection, one, ends=one.key in closed)
                 case OpenRecord():
                     self._open(connection, one, seq, whole.get(one.key))
                     seq += 1
@@ -564,7 +590,7 @@ class TurnLedger:
         if row is None:
             raise StoreError(f"record {operation.record_id} of turn {self.turn_id} is gone")
         record = to_record(connection, row)
-        entry = _Entry()
+        entry = _Entry(self._database.connected)
         entry.record, entry.live = record, record.live
         entry.reach = len(record.content)
         entry.tokens, entry.guess = row[6], bool(row[19])
@@ -572,8 +598,11 @@ class TurnLedger:
         self.written.ids[operation.key] = record.id
         self.written.records[operation.key] = record
 
-    def _append(self, connection: Connection, operation: Append) -> None:
+    def _append(self, connection: Connection, operation: Append, *, ends: bool) -> None:
+        """Write what has arrived; *ends*: the same transaction closes the record."""
         entry = self._entries[operation.key]
+        if entry.connected != self._database.connected and not ends:
+            self._check_deltas(connection, entry)
         if entry.record.id < self._furthest:
             self._go_back(connection)
         self._furthest = entry.record.id
@@ -585,6 +614,24 @@ class TurnLedger:
         )
         entry.next_delta += 1
         entry.reach += len(operation.text)
+
+    def _check_deltas(self, connection: Connection, entry: _Entry) -> None:
+        """See whether a server that was connected to anew still has what it had taken.
+
+        Raises:
+            StoreError: it has not: what follows would leave a gap.  The end has the whole text.
+        """
+        connected = self._database.connected
+        found = sql.COUNT_DELTAS.scalar(connection, record_id=entry.record.id)
+        if found != entry.next_delta:
+            raise self._forgotten(entry.record.id)
+        entry.connected = connected
+
+    def _forgotten(self, record_id: int) -> StoreError:
+        return StoreError(
+            f"{self._database.location}: the server has lost some of record {record_id}, which it "
+            "had taken; it seems to have crashed"
+        )
 
     def _go_back(self, connection: Connection) -> None:
         """An earlier record grows again, as of two that take turns, or of a reply resumed.
@@ -637,7 +684,7 @@ class TurnLedger:
         entry = self._entries[operation.key]
         closed = self._closed(entry.record, operation, entry)
         payload = None if closed.payload is None else dump_json(closed.payload)
-        sql.CLOSE_RECORD.run(
+        done = sql.CLOSE_RECORD.run(
             connection,
             record_id=closed.id,
             content=closed.content,
@@ -653,6 +700,8 @@ class TurnLedger:
             name=closed.name,
             error=closed.error,
         )
+        if done.rowcount != 1:
+            raise self._forgotten(closed.id)
         if entry.next_delta:
             sql.FORGET_DELTAS.run(connection, record_id=closed.id)
         if closed.partial_response_id is not None and len(closed.content) < entry.reach:

@@ -107,6 +107,10 @@ INSERT_DELTA = Statement(
     )
 )
 
+COUNT_DELTAS = Statement(
+    sa.select(sa.func.count()).where(record_deltas.c.record_id == _bind("record_id"))
+)
+
 FORGET_DELTAS = Statement(
     sa.delete(record_deltas).where(record_deltas.c.record_id == _bind("record_id"))
 )

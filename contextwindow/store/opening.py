@@ -21,6 +21,7 @@ from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from contextwindow.errors import NotAContextDatabase, SchemaTooNew, StoreBusy, StoreError
+from contextwindow.store import wal
 from contextwindow.store.failures import damaged, translated
 from contextwindow.store.files import check_file, check_folder, check_writable, connect, publish
 from contextwindow.store.location import Location
@@ -154,17 +155,25 @@ def _probe(path: str, text: str) -> str:
         # left the file unreadable without its -wal, though; and behind a power failure in a
         # checkpoint only a writer may put it together again, as any program that opens it does.
         ways = ["mode=ro&immutable=1", "mode=ro", "mode=rw"]
+    alone = False
     while True:
         try:
             with closing(connect(path, options=ways.pop(0))) as raw:
                 return revision_of(raw, text)
-        except sqlite3.DatabaseError as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            # What sqlite3 cannot decode is a message that quotes a damaged schema.
+            corrupt = sqlite3.SQLITE_CORRUPT if isinstance(error, UnicodeDecodeError) else 0
+            code = getattr(error, "sqlite_errorcode", corrupt) & 0xFF
             if code == sqlite3.SQLITE_NOTADB:
                 raise NotAContextDatabase(
                     f"{text}: is not an SQLite database; it was left as it is"
                 ) from error
             recovers = code == sqlite3.SQLITE_READONLY and ways[:1] == ["mode=rw"]
+            if not ways and wal.is_refused(error) and not alone:
+                # No reader can make a -shm here; who writes does without.  The file alone has
+                # the tables at least.
+                alone, ways = True, ["mode=ro&immutable=1"]
+                continue
             if code != sqlite3.SQLITE_CORRUPT and not recovers:
                 raise translated(error, text) from error
             if not ways:

@@ -46,6 +46,7 @@ class PostgresDatabase:
         self._refusal = ENDED
         self._forked = False
         self._active: set[Connection] = set()
+        self.connected = 0
         self._plain = _WRITE if synchronous == "full" else _WRITE_FAST
         self._boundary = _WRITE_FAST if synchronous == "normal" else _WRITE
         try:
@@ -66,7 +67,7 @@ class PostgresDatabase:
 
     # -- what the store uses
 
-    def write(self, boundary: bool) -> AbstractContextManager[Connection]:
+    def write(self, boundary: bool, patient: bool = True) -> AbstractContextManager[Connection]:
         """`Database.write`."""
         if self._read_only:
             raise StoreReadOnly(f"{self.location.text}: was opened with read_only=True")
@@ -224,6 +225,7 @@ class PostgresDatabase:
         return engine
 
     def _prepare(self, raw: Any, record: object) -> None:
+        self.connected += 1
         # Transactions are begun with our own words, as on SQLite.
         raw.autocommit = True
         raw.execute(f"SET lock_timeout = {int(self._busy_timeout * 1000)}")

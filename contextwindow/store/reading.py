@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from contextwindow import tokens
-from contextwindow.errors import ConfigError, ContextNotFound
+from contextwindow.errors import ConfigError, ContextNotFound, RecordCorrupt
 from contextwindow.records import Call, Record, RecordType, Turn, Usage
 from contextwindow.store.checks import check_id, check_whole
 from contextwindow.store.connection import Connection
@@ -22,7 +22,7 @@ from contextwindow.store.rows import (
     to_call,
     to_record,
     to_turn,
-    unfolded,
+    whole_text,
 )
 from contextwindow.store.schema import calls, contexts, records, turns
 from contextwindow.store.spending import COUNTERS, Spent, together
@@ -69,7 +69,9 @@ _TURNS_IN = Statement(
 )
 
 _PARTIAL_TEXT = Statement(
-    sa.select(records.c.id, records.c.content)
+    sa.select(
+        records.c.id, records.c.content, records.c.payload, records.c.checksum, records.c.live
+    )
     .where(records.c.turn_id == _bind("turn_id"))
     .where(records.c.partial_response_id.is_not(None))
     .where(records.c.source == int(RecordType.MODEL_RESPONSE))
@@ -229,18 +231,33 @@ def turns_of(connection: Connection, context_id: str) -> list[Turn]:
 
 
 def turns_in(connection: Connection, state: str | None) -> list[Turn]:
-    """Turns of every context, in one state or in all, oldest first."""
+    """Turns of every context, in one state or in all, oldest first.
+
+    A damaged text is left out of it: one conversation does not stand in the way of all others.
+    """
     rows = _ALL_TURNS.all(connection) if state is None else _TURNS_IN.all(connection, state_=state)
     spent = _by_turn(_SPENT_IN.all(connection, state_=state))
-    return [_turn(connection, row, spent.get(row[0])) for row in rows]
+    return [_turn(connection, row, spent.get(row[0]), strict=False) for row in rows]
 
 
-def _turn(connection: Connection, row: tuple[Any, ...], spent: list[Spent] | None) -> Turn:
-    text = ""
-    if row[2] != "complete":
-        partial = _PARTIAL_TEXT.one(connection, turn_id=row[0])
-        text = "" if partial is None else partial[1] + unfolded(connection, partial[0])
+def _turn(
+    connection: Connection, row: tuple[Any, ...], spent: list[Spent] | None, *, strict: bool = True
+) -> Turn:
+    text = "" if row[2] == "complete" else _partial_text(connection, row[0], strict=strict)
     return to_turn(row, text, *(together(spent) if spent else ()))
+
+
+def _partial_text(connection: Connection, turn_id: str, *, strict: bool) -> str:
+    row = _PARTIAL_TEXT.one(connection, turn_id=turn_id)
+    if row is None:
+        return ""
+    try:
+        return whole_text(connection, *row[:4])
+    except RecordCorrupt:
+        if strict and row[4]:
+            raise
+        # It was taken out, as the error had said: the turn is not to stand in the way of others.
+        return ""
 
 
 def _by_turn(rows: list[tuple[Any, ...]]) -> dict[str, list[Spent]]:
@@ -303,7 +320,9 @@ def recount(database: Database, context_id: str) -> None:
     """Count the live records whose tokens were guessed, if that gets better now."""
     with database.read() as connection:
         guesses = _GUESSES.all(connection, context_id=context_id)
-    counted = [(number, tokens.count_tokens(text)) for number, text, _ in guesses]
+    # What is damaged is no text any more; reading it says so.
+    texts = [(number, text if isinstance(text, str) else "") for number, text, _ in guesses]
+    counted = [(number, tokens.count_tokens(text)) for number, text in texts]
     with database.write() as connection:
         lock(connection, context_id)
         for number, size in counted:

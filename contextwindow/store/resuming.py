@@ -21,10 +21,7 @@ _UNFINISHED = Statement(
 )
 
 _GIVE_UP = Statement(
-    sa.update(records)
-    .where(records.c.turn_id == _bind("turn_id"))
-    .where(records.c.partial_response_id.is_not(None))
-    .values(partial_response_id=None)
+    sa.update(records).where(records.c.id == _bind("record_id")).values(partial_response_id=None)
 )
 
 _CANCEL = Statement(
@@ -47,6 +44,8 @@ def discard(database: Database, context_id: str, turn_id: str) -> list[Record]:
         if not ids:
             raise ConfigError(f"turn {turn_id} has left nothing unfinished")
         found = writing.set_live_within(connection, context_id, ids, False)
-        _GIVE_UP.run(connection, turn_id=turn_id)
+        # A damaged one stays as it is, for whoever reads it to be told.
+        for record in found:
+            _GIVE_UP.run(connection, record_id=record.id)
         _CANCEL.run(connection, turn_id=turn_id)
         return found

@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from contextwindow import tokens
-from contextwindow.errors import RecordCorrupt
+from contextwindow.errors import RecordCorrupt, StoreError
 from contextwindow.records import (
     Call,
     Context,
@@ -20,10 +20,10 @@ from contextwindow.records import (
     defer_tokens,
 )
 from contextwindow.store.attached import attachments_of
-from contextwindow.store.connection import Connection
+from contextwindow.store.connection import Connection, Damaged
 from contextwindow.store.schema import calls, contexts, record_deltas, records, turns
 from contextwindow.store.statement import Statement
-from contextwindow.store.values import checksum, load_json, parse_time
+from contextwindow.store.values import load_json, matches, parse_time
 
 _PICO: Final = Decimal(10) ** 12
 
@@ -119,7 +119,7 @@ CALL_COLUMNS: Final = (
 )
 
 _DELTAS = Statement(
-    sa.select(record_deltas.c.delta)
+    sa.select(record_deltas.c.idx, record_deltas.c.delta)
     .where(record_deltas.c.record_id == sa.bindparam("record_id"))
     .order_by(record_deltas.c.idx)
 )
@@ -138,24 +138,70 @@ LIVE: Final = Statement(
 
 
 def unfolded(connection: Connection, record_id: int) -> str:
-    """Text of a record that has arrived and is not folded into its content yet."""
-    return "".join(row[0] for row in _DELTAS.all(connection, record_id=record_id))
+    """Text of a record that has arrived and is not folded into its content yet.
+
+    Raises:
+        RecordCorrupt: a piece of it is missing, or is not text any more.
+    """
+    return joined(connection, record_id, _DELTAS.all(connection, record_id=record_id))
+
+
+def joined(
+    connection: Connection, record_id: int, deltas: list[tuple[Any, ...]], first: int = 0
+) -> str:
+    """The text of rows of number and delta.
+
+    Args:
+        first: number that the first of them must have.
+
+    Raises:
+        RecordCorrupt: a piece of it is missing, or is not text any more.
+    """
+    for number, row in enumerate(deltas, first):
+        if row[0] != number or type(row[1]) is not str or type(row) is Damaged:
+            raise corrupt(connection, record_id)
+    return "".join(row[1] for row in deltas)
+
+
+def whole_text(
+    connection: Connection, record_id: int, content: str, payload: str | None, crc: int | None
+) -> str:
+    """Text of a record whose columns are given, with what is not folded into it yet.
+
+    Raises:
+        RecordCorrupt: any of it is damaged.
+    """
+    if not matches(content, payload, crc):
+        raise corrupt(connection, record_id)
+    return content + unfolded(connection, record_id)
+
+
+def corrupt(connection: Connection, record_id: int) -> RecordCorrupt:
+    """The error that names a damaged record."""
+    return RecordCorrupt(
+        f"record {record_id} of {connection.location} does not match its checksum, or cannot be "
+        "read: it was damaged on the disk; restore the database from a backup, or take the "
+        f"record out with set_live([{record_id}], False)",
+        record_id=record_id,
+    )
 
 
 def to_record(connection: Connection, row: tuple[Any, ...]) -> Record:
     """The record of a row of ``RECORD_COLUMNS``, unfolded text and attachments included.
 
     Raises:
-        RecordCorrupt: content, payload or attachments do not match their checksums.
+        RecordCorrupt: content, payload or attachments do not match their checksums, or the row
+            cannot be read.
     """
     content, payload = row[4], row[15]
-    if row[16] is not None and row[16] != checksum(content, payload):
-        raise RecordCorrupt(
-            f"record {row[0]} of {connection.location} does not match its checksum: its text "
-            "was damaged on the disk; restore the database from a backup, or take the record "
-            f"out with set_live([{row[0]}], False)",
-            record_id=row[0],
-        )
+    damaged = type(row) is Damaged or bytes in map(type, row)
+    if damaged or not matches(content, payload, row[16]):
+        raise corrupt(connection, row[0])
+    try:
+        source, timestamp = _TYPES[row[3]], parse_time(row[2])
+        data = None if payload is None else load_json(payload)
+    except (AttributeError, KeyError, StoreError, TypeError) as error:
+        raise corrupt(connection, row[0]) from error
     accumulated = row[10]
     if row[9] is not None:
         content += unfolded(connection, row[0])
@@ -164,8 +210,8 @@ def to_record(connection: Connection, row: tuple[Any, ...]) -> Record:
     record = Record(
         id=row[0],
         context_id=row[1],
-        timestamp=parse_time(row[2]),
-        source=_TYPES[row[3]],
+        timestamp=timestamp,
+        source=source,
         content=content,
         live=bool(row[5]),
         est_tokens=row[6],
@@ -177,7 +223,7 @@ def to_record(connection: Connection, row: tuple[Any, ...]) -> Record:
         turn_id=row[12],
         call_id=row[13],
         name=row[14],
-        payload=None if payload is None else load_json(payload),
+        payload=data,
         pinned=bool(row[17]),
         error=bool(row[18]),
         attachments=attachments_of(connection, row[0], row[20]) if row[20] else (),

@@ -16,10 +16,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from contextwindow.errors import StoreBusy, StoreError, StoreReadOnly, StoreReplaced
-from contextwindow.store import opening
+from contextwindow.store import opening, wal
 from contextwindow.store.connection import ENDED, Connection, Refusal
 from contextwindow.store.failures import translated
-from contextwindow.store.files import connect, identity, logger
+from contextwindow.store.files import connect, create, identity, logger
 from contextwindow.store.location import Location
 
 _READERS = 8
@@ -48,6 +48,9 @@ class SQLiteDatabase:
         self._active: set[Connection] = set()
         self._options = "mode=ro"
         self._wal = ""  # path of the -wal when this connection keeps one
+        self._wal_size = 0
+        self._torn = False  # without a -wal, a write that failed may be half in the file
+        self._trimmer = wal.Trimmer(location.text, busy_timeout)
         path = location.path
         if path is not None:
             opening.open_file(location, read_only=read_only, busy_timeout=busy_timeout)
@@ -72,9 +75,10 @@ class SQLiteDatabase:
 
     # -- what the store uses
 
-    def write(self, boundary: bool) -> AbstractContextManager[Connection]:
+    def write(self, boundary: bool, patient: bool = True) -> AbstractContextManager[Connection]:
         """`Database.write`."""
-        return self._boundary if boundary else self._write
+        write = self._boundary if boundary else self._write
+        return write if patient else _Write(self, write.level, patient=False)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -88,6 +92,8 @@ class SQLiteDatabase:
         if identity(str(self.location.path)) != self._identity[:2]:
             self._replaced()
             self._state.refuse()
+        if self._torn:
+            self._put_together()
         try:
             fairy = self._readers.raw_connection()
         except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
@@ -167,16 +173,20 @@ class SQLiteDatabase:
 
     # -- the writer
 
-    def begin(self, level: str) -> Connection:
+    def begin(self, level: str, patient: bool) -> Connection:
         """Takes the writer and begins; *level* is the PRAGMA for the commit."""
-        self._gate.take(self._busy_timeout, self.location.text)
+        self._gate.take(self._busy_timeout if patient else 0.0, self.location.text)
         raw = self._raw
         try:
             if level != self._level:
                 # Inside a transaction SQLite ignores it.
                 raw.execute(level)
                 self._level = level
-            raw.execute("BEGIN IMMEDIATE")
+            if patient:
+                raw.execute("BEGIN IMMEDIATE")
+            else:
+                with wal.patience(raw, 0.0, self._busy_timeout):
+                    raw.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             try:
                 raise self._refused_by(error) from error
@@ -199,6 +209,7 @@ class SQLiteDatabase:
                 return
             _roll_back(raw)
             if isinstance(error, (sqlite3.Error, StoreError)):
+                self._torn = not self._wal
                 refused = self._refused_by(error)
                 if refused is not error:
                     raise refused from error
@@ -217,10 +228,20 @@ class SQLiteDatabase:
             raw.execute("COMMIT")
         except sqlite3.Error as error:
             _roll_back(raw)
+            self._torn = not self._wal
             raise self._refused_by(error) from error
         if self._identify() != self._identity:
             self._replaced()
             self._state.refuse()
+        if self._wal_size > wal.MOST and isinstance(raw, sqlite3.Connection):
+            self._trimmer.trim(raw, self._wal_size)
+
+    def _put_together(self) -> None:
+        """Take back what a failed write has left in the file: only a writer may."""
+        with suppress(StoreError):
+            with self.write(boundary=False, patient=False):
+                pass
+            self._torn = False
 
     def _refused_by(self, error: sqlite3.Error | StoreError) -> StoreError:
         """What to raise for *error*: what looks like a broken disk may be a file that is gone."""
@@ -240,7 +261,9 @@ class SQLiteDatabase:
             found = os.stat(path)
             if not self._wal:
                 return found.st_dev, found.st_ino
-            return found.st_dev, found.st_ino, os.stat(self._wal).st_ino
+            log = os.stat(self._wal)
+            self._wal_size = log.st_size
+            return found.st_dev, found.st_ino, log.st_ino
         except OSError:
             return (0,)
 
@@ -263,7 +286,7 @@ class SQLiteDatabase:
         """Copies the dead file, which this process alone can still read; the copy's path."""
         path = f"{self.location.path}.rescue-{uuid.uuid4().hex[:12]}"
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            create(path)
             with closing(connect(path)) as copy:
                 self._raw.backup(copy)  # type: ignore[union-attr]  # refused connections do not come here
         except (OSError, sqlite3.Error, AttributeError) as error:
@@ -293,16 +316,49 @@ class SQLiteDatabase:
         if self._read_only:
             self._choose_options(path)
             return Refusal(StoreReadOnly, f"{self.location.text}: was opened with read_only=True")
+        try:
+            raw, granted = self._open_journal(path, journal_mode)
+        except sqlite3.Error as error:
+            if not wal.is_refused(error):
+                raise
+            raw, granted = self._without_wal(path, error)
+        if granted == "wal":
+            self._wal = f"{path}-wal"
+        if granted != journal_mode:
+            logger.warning(
+                "%s: journal mode %s was refused by the file system, %s is used",
+                self.location.text,
+                journal_mode,
+                granted,
+            )
+        return raw
+
+    def _open_journal(self, path: str, journal_mode: str) -> tuple[sqlite3.Connection, str]:
+        """A connection that has written, and the journal mode that it was granted."""
         raw = connect(path, busy_timeout=self._busy_timeout)
         self._raws.add(raw)
-        _prepare(raw)
-        self._set_journal_mode(raw, journal_mode)
-        # The first transaction makes the -wal, whose identity is noted; and what was found
-        # without a lock is looked at again.
-        raw.execute("BEGIN IMMEDIATE")
-        opening.revision_of(raw, self.location.text)
-        raw.execute("COMMIT")
-        return raw
+        try:
+            _prepare(raw)
+            granted = wal.set_journal_mode(raw, journal_mode, self._busy_timeout)
+            # The first transaction makes the -wal, whose identity is noted; and what was found
+            # without a lock is looked at again.
+            raw.execute("BEGIN IMMEDIATE")
+            opening.revision_of(raw, self.location.text)
+            raw.execute("COMMIT")
+        except sqlite3.Error:
+            self._raws.discard(raw)
+            raw.close()
+            raise
+        return raw, granted
+
+    def _without_wal(self, path: str, reason: sqlite3.Error) -> tuple[sqlite3.Connection, str]:
+        """As `_open_journal`, where *reason* is that there cannot be a -wal."""
+        try:
+            wal.give_up(path, self._busy_timeout)
+            return self._open_journal(path, "delete")
+        except sqlite3.Error:
+            # Not the -wal is what is wrong, or somebody else can use it.
+            raise reason from None
 
     def _choose_options(self, path: str) -> None:
         """Finds out how the file can be read: in a read-only directory there can be no -wal."""
@@ -315,28 +371,6 @@ class SQLiteDatabase:
                 raw.close()
         if not os.path.exists(f"{path}-wal"):
             self._options = "mode=ro&immutable=1"
-
-    def _set_journal_mode(self, raw: sqlite3.Connection, wanted: str) -> None:
-        give_up = time.monotonic() + self._busy_timeout
-        while True:
-            try:
-                (granted,) = raw.execute(f"PRAGMA journal_mode={wanted}").fetchone()
-                break
-            except sqlite3.OperationalError as error:
-                # SQLite does not wait by itself where waiting could deadlock.
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() > give_up:
-                    raise
-                time.sleep(0.01)
-        if granted == "wal":
-            self._wal = f"{self.location.path}-wal"
-        if granted != wanted:
-            logger.warning(
-                "%s: journal mode %s was refused by the file system, %s is used",
-                self.location.text,
-                wanted,
-                granted,
-            )
 
     def _make_readers(self) -> sa.Engine:
         readers = sa.create_engine(
@@ -413,14 +447,15 @@ class SQLiteDatabase:
 class _Write:
     """``with`` over one write transaction; one object serves all, it holds nothing."""
 
-    __slots__ = ("_database", "_level")
+    __slots__ = ("_database", "_patient", "level")
 
-    def __init__(self, database: SQLiteDatabase, level: str) -> None:
+    def __init__(self, database: SQLiteDatabase, level: str, *, patient: bool = True) -> None:
         self._database = database
-        self._level = level
+        self._patient = patient
+        self.level = level
 
     def __enter__(self) -> Connection:
-        return self._database.begin(self._level)
+        return self._database.begin(self.level, self._patient)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._database.end(error)

@@ -6,13 +6,13 @@ import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, Final
 
 from contextwindow import tokens
 from contextwindow.errors import (
     ConfigError,
     ContextNotFound,
+    StoreBusy,
     StoreError,
     StoreReadOnly,
     TurnBusy,
@@ -22,6 +22,7 @@ from contextwindow.store import beginning, cancelling, conversations, leases, re
 from contextwindow.store.checkpoints import Checkpointer
 from contextwindow.store.engine import Database
 from contextwindow.store.examination import Examination, examine
+from contextwindow.store.files import logger
 from contextwindow.store.leases import DIED
 from contextwindow.store.ledger import TurnLedger
 from contextwindow.store.notices import announce
@@ -228,8 +229,17 @@ class Store:
         """Settle the turns whose end the database had refused, if it takes them now."""
         for unsaved in list(leases.given_up.values()):
             if unsaved.location == self.location and unsaved.texts:
-                with suppress(StoreError):
+                try:
                     self.settle(unsaved.context_id)
+                except StoreError as error:
+                    logger.warning(
+                        "%s: the end of a reply is still in memory alone, and lost with this"
+                        " process unless the database is opened again in it: %s",
+                        self.location,
+                        error,
+                    )
+                    if isinstance(error, StoreBusy):
+                        return  # each of the others would wait as long
 
     def ledger(self, context_id: str, interval: float | None) -> TurnLedger:
         """The writer of one turn; not part of the public interface."""

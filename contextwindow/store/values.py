@@ -106,6 +106,14 @@ def load_json(text: str) -> Any:
         raise StoreError(f"not JSON: {text[:80]!r}") from error
 
 
+def matches(content: object, payload: object, crc: int | None) -> bool:
+    """Whether *content* and *payload* are text, and what *crc* was taken of (None: not known)."""
+    # A flipped bit makes SQLite take a text for bytes.
+    if type(content) is not str or (payload is not None and type(payload) is not str):
+        return False
+    return crc is None or crc == checksum(content, payload)
+
+
 def checksum(content: str, payload: str | None) -> int:
     """CRC-32 of a record's text and payload; finds any flipped bit.
 

@@ -22,7 +22,7 @@ import mutants
 from children import Child, Voice
 from crash import recount
 
-from contextwindow import ContextWindow, Store
+from contextwindow import ContextWindow, Record, RecordCorrupt, Store
 from contextwindow.errors import ModelTimeout, StoreBusy, TurnBusy, TurnLost
 from contextwindow.testing import ScriptedModel, ScriptedReply
 
@@ -256,10 +256,18 @@ def check(store: Store, folder: Path, outcome: Outcome) -> None:
     _check_witness(store, outcome)
 
 
+def _records(store: Store, context: str, outcome: Outcome) -> list[Record]:
+    try:
+        return ContextWindow(store, context).records()
+    except RecordCorrupt as error:
+        outcome.bad("a record is damaged", error)
+        return []
+
+
 def _check_prompts(store: Store, logs: list[Any], outcome: Outcome) -> None:
     stored = {}
     for context in store.list_contexts():
-        for record in ContextWindow(store, context.name).records():
+        for record in _records(store, context.name, outcome):
             stored[context.name, record.content] = record.id, record.seq
     for _, context, key, *place in (line for line in logs if line[0] == "prompt"):
         if list(stored.get((context, f"prompt {key}"), ())) != place:
@@ -269,7 +277,7 @@ def _check_prompts(store: Store, logs: list[Any], outcome: Outcome) -> None:
 def _check_turns(store: Store, logs: list[Any], outcome: Outcome) -> None:
     texts: dict[str, str] = defaultdict(str)
     for context in store.list_contexts():
-        for record in ContextWindow(store, context.name).records():
+        for record in _records(store, context.name, outcome):
             texts[record.turn_id or ""] += record.content
     shown: dict[str, str] = defaultdict(str)
     for line in logs:

@@ -492,8 +492,10 @@ def test_settling_waits_for_a_write_of_the_holder_that_is_under_way(
     inside, go_on, taken = threading.Event(), threading.Event(), threading.Event()
     append = TurnLedger._append
 
-    def slow_append(ledger: TurnLedger, connection: Connection, operation: Append) -> None:
-        append(ledger, connection, operation)
+    def slow_append(
+        ledger: TurnLedger, connection: Connection, operation: Append, *, ends: bool
+    ) -> None:
+        append(ledger, connection, operation, ends=ends)
         if operation.text == " two":
             inside.set()
             go_on.wait(20)

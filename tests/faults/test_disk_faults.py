@@ -19,7 +19,7 @@ from support import file as file
 from support import run as run
 
 from contextwindow import ContextWindow, RecordCorrupt, Store, StoreError, StreamChunk
-from contextwindow.errors import StoreBusy, StoreFull, StoreReplaced
+from contextwindow.errors import StoreBusy, StoreFull, StoreReplaced, StreamInterrupted
 from contextwindow.testing import ScriptedModel, ScriptedReply
 
 PIECES = [f"{number:04} " + "x" * 4000 for number in range(200)]
@@ -362,3 +362,26 @@ def test_the_gate_of_a_replaced_file_is_open_for_others(file: str) -> None:
     with ContextWindow(file, "chat") as again:
         again.add_prompt("anew")
         assert contents(again.records()) == ["anew"]
+
+
+def test_a_damaged_partial_of_one_conversation_does_not_hide_the_turns_of_others(
+    tmp_path: Path,
+) -> None:
+    """Fault 28b: `Store.turns()` and `recover()` go on; the conversation itself names it."""
+    path = tmp_path / "chat.db"
+    with Store(path) as store:
+        for name in ("bad", "good"):
+            model = ScriptedModel([ScriptedReply(["one ", "two"], fault="eof")])
+            with ContextWindow(store, name, model=model) as window:
+                window.add_prompt("count")
+                with pytest.raises(StreamInterrupted):
+                    window.call_model(max_resumes=0)
+        with store.database.write() as connection:
+            connection.execute(
+                "UPDATE records SET content = 'x' WHERE content = 'one two' AND id = 2"
+            )
+
+        assert sorted(turn.partial_text for turn in store.turns("interrupted")) == ["", "one two"]
+        assert store.recover() == []
+        with pytest.raises(RecordCorrupt, match="record 2 "):
+            ContextWindow(store, "bad").interrupted()

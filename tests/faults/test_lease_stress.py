@@ -47,6 +47,7 @@ def test_the_checker_catches_a_broken_lease(tmp_path: Path, mutant: str) -> None
             seed=seed,
             mutant=mutant,
             lease=0.3,
+            turns=20,
         )
         if outcome.violations:
             return
