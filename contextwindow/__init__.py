@@ -82,6 +82,7 @@ if TYPE_CHECKING:
         Record,
         RecordType,
         Reply,
+        SearchResult,
         TokenUsage,
         ToolCall,
         Turn,
@@ -169,6 +170,7 @@ __all__ = [
     "Retrying",
     "SSESink",
     "SchemaTooNew",
+    "SearchResult",
     "Sink",
     "Store",
     "StoreBusy",
@@ -233,7 +235,8 @@ _MODULES = {
     "options": "CallArguments",
     "reader": "ContextReader",
     "records": (
-        "Attachment Call Context ContextStats Record RecordType Reply TokenUsage ToolCall Turn "
+        "Attachment Call Context ContextStats Record RecordType Reply SearchResult TokenUsage "
+        "ToolCall Turn "
         "Usage"
     ),
     "store.examination": "Examination Problem",

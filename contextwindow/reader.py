@@ -10,8 +10,16 @@ from typing import Any
 from contextwindow.chunks import StreamChunk
 from contextwindow.errors import ConfigError, ContextNotFound
 from contextwindow.followers import follow
-from contextwindow.records import Call, Context, ContextStats, Record, TokenUsage, Turn
-from contextwindow.store import compacting, conversations, reading
+from contextwindow.records import (
+    Call,
+    Context,
+    ContextStats,
+    Record,
+    SearchResult,
+    TokenUsage,
+    Turn,
+)
+from contextwindow.store import compacting, conversations, reading, search
 from contextwindow.store.checks import check_text
 from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.store import Store
@@ -107,6 +115,10 @@ class ContextReader:
         """Each time that records have left the window to make room, oldest first."""
         with self._store.database.read() as connection:
             return compacting.events(connection, self._current()[0])
+
+    def search(self, query: str, limit: int = 20, *, raw: bool = False) -> list[SearchResult]:
+        """Records of the context in which *query* occurs; see ``ContextWindow.search``."""
+        return search.search(self._store.database, query, limit, self._current()[0], raw=raw)
 
     def follow(
         self, after: str | None = None, timeout: float | None = None

@@ -202,6 +202,33 @@ class ContextStats:
     unpriced_calls: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """A record in which something was found.
+
+    Attributes:
+        context: name of its context.
+        snippet: a piece of its text around the first hit, on one line, at most some 300
+            characters long; ``…`` stands where it was cut.
+        highlights: begin and end of each hit within *snippet*.
+    """
+
+    record: Record
+    context: str
+    snippet: str
+    highlights: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def id(self) -> int:
+        """The record's id."""
+        return self.record.id
+
+    @property
+    def content(self) -> str:
+        """The record's whole text."""
+        return self.record.content
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenUsage:
     """Tokens of a context.

@@ -38,11 +38,12 @@ from contextwindow.records import (
     Record,
     RecordType,
     Reply,
+    SearchResult,
     TokenUsage,
     Turn,
 )
 from contextwindow.store import conversations, resuming, tool_names, writing
-from contextwindow.store.checks import check_text
+from contextwindow.store.checks import check_id, check_text
 from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.sqlite import open_files
 from contextwindow.store.store import Store
@@ -356,6 +357,25 @@ class ContextWindow:
         """All records in order, from behind the record *after*, *limit* at the most."""
         return self._reader.records(after, limit)
 
+    def search(self, query: str, limit: int = 20, *, raw: bool = False) -> list[SearchResult]:
+        """Records of the context, live or not, in which every word of *query* occurs.
+
+        The best come first; where a word is too common to tell records apart, the newest do.
+        Case does not matter, nor do accents on SQLite. Scripts without spaces between words are
+        found by their characters. A reply that is still arriving is not found yet.
+        ``Store.search`` looks in every context.
+
+        Args:
+            query: words, none of which is an operator: ``a AND "b"`` looks for a, and, b.
+            limit: results at the most, up to 1,000.
+            raw: *query* is in the database's own language: FTS5's on SQLite, that of
+                ``to_tsquery`` on PostgreSQL.
+
+        Raises:
+            ConfigError: *query* is empty or cannot be read, or *limit* is below 1.
+        """
+        return self._reader.search(query, limit, raw=raw)
+
     def turns(self) -> list[Turn]:
         """The turns of the context, oldest first."""
         return self._reader.turns()
@@ -458,22 +478,82 @@ class ContextWindow:
         Raises:
             ConfigError: *dest_name* is taken, or *at* is no record of this context.
         """
+        check_text(dest_name, "context name")
         current = self._reader.get_current_context()
         return conversations.copy(self._store.database, current, dest_name, at)
 
-    def delete_context(self, name: str) -> None:
+    def edit(self, record_id: int, text: str, *, dest_name: str | None = None) -> Context:
+        """Say *text* in the place of a record, and go on from there.
+
+        The current context stays as it is. A fork of it, up to and including that record, has the
+        new text, and is the current one from now on: ``call_model`` answers it.
+
+        Args:
+            dest_name: of the fork; None takes that of the current one with a number, ``chat (2)``.
+
+        Returns:
+            The fork.
+
+        Raises:
+            ConfigError: *record_id* is no record of this context, or is reasoning; *text* cannot
+                be stored; *dest_name* is taken. Nothing was changed.
+        """
+        check_id(record_id, "record")
+        return self._branch(dest_name, record_id, check_text(text, "text of a record"))
+
+    def regenerate(
+        self, *, dest_name: str | None = None, **options: Unpack[CallArguments]
+    ) -> Reply:
+        """Have the last prompt answered anew; the reply that there is stays in its context.
+
+        A fork that ends with the last live prompt becomes the current context, and gets the new
+        reply, as from ``call_model``.
+
+        Args:
+            dest_name: as for ``edit``.
+
+        Raises:
+            ConfigError: no prompt is live, or as ``edit`` and ``call_model``.
+            ModelError: the provider failed; the fork is the current context all the same.
+        """
+        return self.regenerate_streaming(dest_name=dest_name, **options).until_done()
+
+    def regenerate_streaming(
+        self, *, dest_name: str | None = None, **options: Unpack[CallArguments]
+    ) -> Stream:
+        """``regenerate``, giving the reply while it arrives; the fork is made at once."""
+        # What is wrong with the options is to be said before there is a fork.
+        self._complete(*draft(options, None, "auto"))
+        self._branch(dest_name, self._last_prompt())
+        return self._stream(options)
+
+    def delete_context(self, name: str, *, secure: bool = False) -> None:
         """Delete a context with everything in it.
 
         When it is the current one, the newest other one becomes current; ``"default"`` is made
         when there is none.
 
+        Args:
+            secure: write the SQLite file anew as well, so that no byte of it is left; see
+                ``Store.wipe_deleted``.
+
         Raises:
             ContextNotFound: there is none of that name; nothing changes.
+            ConfigError: *secure* is not to be had on PostgreSQL; nothing was deleted.
+            StoreBusy: with *secure*: it is deleted, but another program reads, and its bytes are
+                still there; ``Store.wipe_deleted`` takes them away.
         """
         doomed = conversations.known(self._store.database, name)
-        conversations.delete(self._store.database, doomed.id)
-        self._store.wakeups.committed(doomed.id)
-        if doomed.id == self._current[0]:
+        try:
+            self._store.delete(doomed.id, secure=secure)
+        finally:
+            self._leave(doomed)
+
+    def _leave(self, doomed: Context) -> None:
+        """Go elsewhere if the current context was *doomed* and is gone."""
+        with self._store.database.read() as connection:
+            gone = conversations.by_id(connection, doomed.id) is None
+        if gone and doomed.id == self._current[0]:
             others = self._store.list_contexts()
             self.switch_context(others[0].name if others else "default")
 
@@ -631,6 +711,20 @@ class ContextWindow:
         conversations.set_threading(self._store.database, self._current[0], enabled)
 
     # -- inside --------------------------------------------------------------------------
+
+    def _branch(self, dest_name: str | None, at: int, text: str | None = None) -> Context:
+        """Make a fork the current context."""
+        current = self._reader.get_current_context()
+        made = conversations.copy(self._store.database, current, dest_name, at, text)
+        self._current = self._named(made)
+        return made
+
+    def _last_prompt(self) -> int:
+        live = self._reader.live_records()
+        prompts = [record.id for record in live if record.source is RecordType.PROMPT]
+        if not prompts:
+            raise ConfigError("no prompt is live: there is nothing to answer anew")
+        return prompts[-1]
 
     def _known_prompt(
         self, place: tuple[str, str], text: str, values: list[object], key: str | None

@@ -35,6 +35,7 @@ from contextwindow.records import (
     ContextStats,
     Record,
     Reply,
+    SearchResult,
     TokenUsage,
     Turn,
 )
@@ -55,6 +56,10 @@ class _Core(ContextWindow):
 
     def _question(self, ask: Ask, timeout: float | None) -> AsyncQuestion:
         return AsyncQuestion(ask, timeout, self.executor)
+
+    def branch(self, dest_name: str | None) -> None:
+        """Make a fork that ends with the last prompt the current context."""
+        self._branch(dest_name, self._last_prompt())
 
     def squeeze(self) -> Squeeze:
         """The compaction of the current context."""
@@ -299,6 +304,10 @@ class AsyncContextWindow:
         """All records in order, from behind the record *after*, *limit* at the most."""
         return await self._run(lambda core: core.records(after, limit))
 
+    async def search(self, query: str, limit: int = 20, *, raw: bool = False) -> list[SearchResult]:
+        """As ``ContextWindow.search``."""
+        return await self._run(lambda core: core.search(query, limit, raw=raw))
+
     async def turns(self) -> list[Turn]:
         """The turns of the context, oldest first."""
         return await self._run(lambda core: core.turns())
@@ -372,9 +381,32 @@ class AsyncContextWindow:
         """Copy the context up to the record *at* to a new one; see ``ContextWindow.fork``."""
         return await self._run(lambda core: core.fork(dest_name, at=at))
 
-    async def delete_context(self, name: str) -> None:
+    async def edit(self, record_id: int, text: str, *, dest_name: str | None = None) -> Context:
+        """Say *text* in the place of a record, in a fork; see ``ContextWindow.edit``."""
+        return await self._run(lambda core: core.edit(record_id, text, dest_name=dest_name))
+
+    async def regenerate(
+        self, *, dest_name: str | None = None, **options: Unpack[CallArguments]
+    ) -> Reply:
+        """Have the last prompt answered anew, in a fork; see ``ContextWindow.regenerate``."""
+        return await self.regenerate_streaming(dest_name=dest_name, **options).until_done()
+
+    def regenerate_streaming(
+        self, *, dest_name: str | None = None, **options: Unpack[CallArguments]
+    ) -> AsyncStream:
+        """``regenerate``, giving the reply while it arrives; the fork is made as it begins."""
+        plan, driving = draft(options, None, "auto")
+
+        async def wire(plan: TurnPlan) -> Wiring:
+            await self._run(lambda core: core.branch(dest_name))
+            core = await self._open()
+            return core.wiring(plan, driving, None)
+
+        return AsyncStream(plan, wire)
+
+    async def delete_context(self, name: str, *, secure: bool = False) -> None:
         """Delete a context with everything in it; see ``ContextWindow.delete_context``."""
-        await self._run(lambda core: core.delete_context(name))
+        await self._run(lambda core: core.delete_context(name, secure=secure))
 
     async def export_context(self, name: str | None = None) -> dict[str, Any]:
         """A context as JSON-safe values, for ``import_context``."""

@@ -10,7 +10,7 @@ import pytest
 
 from contextwindow import AsyncContextWindow, AsyncStream, ContextWindow, Stream
 
-STREAMS = {"call_model_streaming", "resume_streaming", "follow"}
+STREAMS = {"call_model_streaming", "resume_streaming", "regenerate_streaming", "follow"}
 ASYNC_ONLY = {"aclose"}
 PLAIN = {"current_context", "cancel", "turn_id", "reply"}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import uuid
 from typing import Any, Final
 
@@ -15,16 +17,19 @@ from contextwindow.store.checks import check_id, check_text
 from contextwindow.store.connection import Connection, Damaged
 from contextwindow.store.engine import Database
 from contextwindow.store.failures import Conflict
+from contextwindow.store.leases import RUNNING
 from contextwindow.store.rows import (
     CONTEXT_COLUMNS,
     RECORD_COLUMNS,
     STATS_COLUMNS,
+    measure,
     to_context,
     to_record,
     to_stats,
     unfolded,
 )
 from contextwindow.store.schema import context_tools, contexts, records, turns
+from contextwindow.store.search import Paused
 from contextwindow.store.statement import Statement, insert_ignore
 from contextwindow.store.values import checksum, dump_json, matches, now_text, parse_time
 from contextwindow.store.writing import lock
@@ -80,6 +85,22 @@ _LOCK_TURNS = Statement(
 
 _DELETE = Statement(sa.delete(contexts).where(contexts.c.id == _bind("context_id")))
 
+_LAST = sa.func.coalesce(contexts.c.last_activity, contexts.c.start_time)
+
+_ACTIVITY = Statement(sa.select(_LAST).where(contexts.c.id == _bind("context_id")))
+
+_IDLE = Statement(
+    sa.select(*CONTEXT_COLUMNS)
+    .where(_bind("moment") > _LAST)
+    .where(
+        ~sa.exists().where(
+            turns.c.context_id == contexts.c.id,
+            turns.c.state == sa.literal_column("'running'"),
+        )
+    )
+    .order_by(_LAST, contexts.c.id)
+)
+
 _TOOLS = Statement(
     sa.select(context_tools.c.tool_name)
     .where(context_tools.c.context_id == _bind("context_id"))
@@ -121,6 +142,29 @@ _IN_FLIGHT = Statement(
     sa.select(records.c.id, records.c.seq, records.c.content, records.c.payload, records.c.checksum)
     .where(records.c.context_id == _bind("context_id"))
     .where(records.c.partial_response_id.is_not(None))
+)
+
+_KIND = Statement(
+    sa.select(records.c.source, records.c.est_tokens, records.c.attached, records.c.content)
+    .where(records.c.context_id == _bind("copy_id"))
+    .where(records.c.seq == _bind("seq"))
+)
+
+_SET_TEXT = Statement(
+    sa.update(records)
+    .where(records.c.context_id == _bind("copy_id"))
+    .where(records.c.seq == _bind("seq"))
+    .values(
+        content=_bind("content"),
+        checksum=_bind("checksum"),
+        payload=None,
+        est_tokens=_bind("tokens"),
+        uncounted=_bind("guess"),
+        response_id=None,
+        streamed=False,
+        accumulated_tokens=None,
+        live=True,
+    )
 )
 
 _SET_COPY = Statement(
@@ -307,8 +351,14 @@ def tools(connection: Connection, context_id: str) -> list[str]:
     return [row[0] for row in _TOOLS.all(connection, context_id=context_id)]
 
 
-def delete(database: Database, context_id: str) -> None:
+def delete(database: Database, context_id: str, *, idle_since: str | None = None) -> bool:
     """Delete a context with its records, turns, calls, tools, and attachments of its own.
+
+    Args:
+        idle_since: leave it alone where something has happened in it since, or a turn runs.
+
+    Returns:
+        Whether it was deleted.
 
     Raises:
         ContextNotFound: it was deleted already.
@@ -317,22 +367,45 @@ def delete(database: Database, context_id: str) -> None:
         # As every writer of a turn does: the context, then its turns, then what hangs on them.
         lock(connection, context_id)
         _LOCK_TURNS.all(connection, context_id=context_id)
+        if idle_since is not None:
+            active = _ACTIVITY.scalar(connection, context_id=context_id)
+            if active >= idle_since or RUNNING.one(connection, context_id=context_id) is not None:
+                return False
         named = attached.digests(connection, context_id)
         if _DELETE.run(connection, context_id=context_id).rowcount != 1:
             raise ContextNotFound(f"context {context_id} was deleted already")
         attached.forget(connection, named)
+    return True
 
 
-def copy(database: Database, context: Context, name: str, at: int | None = None) -> Context:
+def idle_since(connection: Connection, moment: str) -> list[Context]:
+    """Contexts in which nothing has happened since *moment* and no turn runs, oldest first."""
+    return [to_context(row) for row in _IDLE.all(connection, moment=moment)]
+
+
+def copy(
+    database: Database,
+    context: Context,
+    name: str | None,
+    at: int | None = None,
+    text: str | None = None,
+) -> Context:
     """A new context *name* with the records of *context*, up to the record *at*.
 
+    Args:
+        name: None makes one from that of *context*.
+        text: what the record *at* says in the copy, instead of what it says.
+
     Raises:
-        ConfigError: *name* is taken, or *at* is no record of the context.
+        ConfigError: *name* is taken, *at* is no record of the context, or it cannot be changed.
         ContextNotFound: *context* was deleted.
     """
-    check_text(name, "context name")
+    if name is not None:
+        check_text(name, "context name")
     if at is not None:
         check_id(at, "record")
+    if text is not None:
+        check_text(text, "text of a record")
     with database.write(boundary=True) as connection:
         lock(connection, context.id)
         source = by_id(connection, context.id) or context
@@ -341,6 +414,8 @@ def copy(database: Database, context: Context, name: str, at: int | None = None)
             place = _PLACE.one(connection, context_id=context.id, record_id=at)
             if place is None:
                 raise ConfigError(f"context {context.name!r} has no record {at!r}")
+        if name is None:
+            name = _free_name(connection, source.name)
         assert place is not None  # noqa: S101 - just checked
         copy_id, made = create(
             connection,
@@ -354,15 +429,62 @@ def copy(database: Database, context: Context, name: str, at: int | None = None)
         if not made:
             raise ConfigError(f"a context called {name!r} already exists; choose another name")
         ids = {"copy_id": copy_id, "context_id": source.id}
-        _COPY_RECORDS.run(connection, position=place[0], seq=place[1], **ids)
+        with Paused(connection, copy_id):
+            _COPY_RECORDS.run(connection, position=place[0], seq=place[1], **ids)
         for row in _IN_FLIGHT.all(connection, context_id=source.id):
             _copy_in_flight(connection, copy_id, row)
+        if text is not None:
+            _rewrite(connection, copy_id, int(place[1]), text)
         attached.copy(connection, source.id, copy_id)
         _COPY_TOOLS.run(connection, **ids)
         _COUNT_COPY.run(connection, context_id=copy_id)
         made_context = by_id(connection, copy_id)
     assert made_context is not None  # noqa: S101 - made in this transaction
     return made_context
+
+
+def _free_name(connection: Connection, name: str) -> str:
+    """*name* with the first number behind it that no context has."""
+    bare = re.sub(r" \(\d{1,9}\)$", "", name) or name
+    # Names are few that begin alike; a database of many others is not read for them.
+    for number in itertools.count(2):
+        wanted = f"{bare} ({number})"
+        if _BY_NAME.one(connection, name=wanted) is None:
+            return wanted
+    raise AssertionError  # numbers do not end
+
+
+def _rewrite(connection: Connection, copy_id: str, seq: int, text: str) -> None:
+    """Have the record of a copy say *text*, in words that no provider has signed.
+
+    Raises:
+        ConfigError: it is of a kind whose text is not the caller's.
+    """
+    row = _KIND.one(connection, copy_id=copy_id, seq=seq)
+    assert row is not None  # noqa: S101 - just copied
+    source = RecordType(row[0])
+    if source is RecordType.REASONING:
+        raise ConfigError("reasoning is the model's own and cannot be edited; edit what it said")
+    if source is RecordType.TOOL_CALL:
+        try:
+            valid = isinstance(json.loads(text), dict)
+        except (ValueError, RecursionError):
+            valid = False
+        if not valid:
+            raise ConfigError("the text of a tool call must be the JSON object of its arguments")
+    size, guess = measure(text)
+    if row[2]:
+        # What its files take stays as it was counted.
+        size, guess = max(0, row[1] - measure(row[3])[0]) + size, False
+    _SET_TEXT.run(
+        connection,
+        copy_id=copy_id,
+        seq=seq,
+        content=text,
+        checksum=checksum(text, None),
+        tokens=size,
+        guess=guess,
+    )
 
 
 def _copy_in_flight(connection: Connection, copy_id: str, row: tuple[Any, ...]) -> None:

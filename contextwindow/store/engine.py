@@ -12,6 +12,7 @@ from contextwindow.errors import ConfigError
 from contextwindow.store import statement
 from contextwindow.store.connection import Connection, Cursor
 from contextwindow.store.failures import Conflict
+from contextwindow.store.files import warn_of_size
 from contextwindow.store.location import locate
 from contextwindow.store.postgres import PostgresDatabase
 from contextwindow.store.sqlite import SQLiteDatabase
@@ -114,6 +115,45 @@ class Database:
             StoreError: and its kinds, as `write`.
         """
         return self._inner.read()
+
+    def wipe(self) -> None:
+        """Write an SQLite file anew without anything that was deleted from it.
+
+        Raises:
+            ConfigError: this is PostgreSQL.
+            StoreBusy: another program reads; what was deleted is still in the -wal.
+            StoreError: as `write`.
+        """
+        self.check_wipes()
+        assert isinstance(self._inner, SQLiteDatabase)  # noqa: S101 - just checked
+        self._inner.wipe()
+
+    def check_wipes(self) -> None:
+        """See whether `wipe` can do what is asked of it.
+
+        Raises:
+            ConfigError: this is PostgreSQL.
+        """
+        if self.dialect != "sqlite":
+            raise ConfigError(
+                f"{self.location}: what a server keeps of deleted rows (its log, its backups, its"
+                " replicas) is not in this library's hands; delete without secure=True"
+            )
+
+    def size(self) -> int:
+        """Bytes of the database: of the file and its -wal, or of all of the server's database."""
+        return self._inner.size()
+
+    def limit(self, most: int) -> None:
+        """Have a warning logged when the database has more than *most* bytes.
+
+        On SQLite whenever it has grown by a tenth more; on PostgreSQL only now.
+        """
+        if isinstance(self._inner, SQLiteDatabase):
+            self._inner.most = most
+        size = self.size()
+        if size > most:
+            warn_of_size(self.location, size, most)
 
     @property
     def connected(self) -> int:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from contextwindow.errors import ContextNotFound, RecordCorrupt, StoreError
 from contextwindow.records import RecordType, Turn, Usage
-from contextwindow.store import attached, leases, reading, wal
+from contextwindow.store import attached, leases, reading, search, wal
 from contextwindow.store.connection import Connection, Damaged
 from contextwindow.store.engine import Database
 from contextwindow.store.files import exposures
@@ -31,7 +31,7 @@ from contextwindow.store.writing import lock
 
 _bind = sa.bindparam
 
-Kind = Literal["pages", "reference", "counter", "delta", "record"]
+Kind = Literal["pages", "reference", "counter", "delta", "record", "index"]
 
 _BATCH: Final = 500
 _SOURCES: Final = frozenset(kind.value for kind in RecordType)
@@ -129,8 +129,8 @@ class Problem:
 
     Attributes:
         kind: ``"pages"`` (the file), ``"reference"`` (a row whose owner is missing),
-            ``"counter"``, ``"delta"`` (text that belongs to no running turn) or ``"record"`` (a
-            text or attachment that does not match its checksum).
+            ``"counter"``, ``"delta"`` (text that belongs to no running turn), ``"record"`` (a
+            text or attachment that does not match its checksum) or ``"index"`` (what is searched).
         text: what it is, for people.
         mended: whether it was put right.
         record_id: the record that it concerns, or None.
@@ -188,6 +188,7 @@ def examine(database: Database, *, mend: bool) -> Examination:
         _look_at_records,
         _look_at_attachments,
         _look_at_turns,
+        _look_at_index,
     ):
         try:
             look(database, found, mend and whole)
@@ -235,6 +236,20 @@ def _look_at_pages(database: Database, found: Examination) -> None:
             f"the -wal has grown to {size >> 20} MB: a program that reads keeps a transaction "
             "open, or is never done reading; it shrinks when that ends"
         )
+
+
+def _look_at_index(database: Database, found: Examination, mend: bool) -> None:
+    """Hold the search index against the records, if these are sound; PostgreSQL keeps its own."""
+    broken = any(problem.kind in ("pages", "record") for problem in found.problems)
+    if database.dialect != "sqlite" or database.read_only or broken:
+        return
+    with database.write() as connection:
+        if search.index_is_sound(connection):
+            return
+        if mend:
+            search.rebuild(connection)
+    text = "the search index does not match the records"
+    found.problems.append(Problem(kind="index", text=text, mended=mend))
 
 
 def _look_at_turns(database: Database, found: Examination, mend: bool) -> None:

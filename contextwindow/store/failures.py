@@ -50,6 +50,11 @@ def damaged(location: str, reason: object) -> StoreError:
 
 
 def _from_sqlite(error: sqlite3.Error, location: str) -> StoreError:
+    if "no such module: fts5" in str(error):
+        return StoreError(
+            f"{location}: the SQLite of this Python was built without FTS5, its full-text search:"
+            " use another build of Python, or PostgreSQL"
+        )
     code = getattr(error, "sqlite_errorcode", 0)
     if code == sqlite3.SQLITE_READONLY_DBMOVED:
         return StoreReplaced(f"{location}: the file was moved or deleted: open it again")

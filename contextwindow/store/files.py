@@ -7,6 +7,7 @@ is or may become a live database: names are handled, SQLite does the rest.
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import sqlite3
@@ -74,6 +75,15 @@ def exposures(path: str) -> list[str]:
                 f" (mode {mode:04o}): chmod 600 it, unless that is meant"
             )
     return found
+
+
+def copies(path: str) -> list[str]:
+    """Copies of a database that were made beside it: before migrations, and by rescues."""
+    return sorted(
+        found
+        for kind in ("backup", "rescue", "stale")
+        for found in glob.glob(f"{glob.escape(path)}*.{kind}-*")
+    )
 
 
 def _lets_anyone_in(mode: int) -> bool:
@@ -226,3 +236,14 @@ def identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def warn_of_size(text: str, size: int, most: int) -> None:
+    """Say that a database has become larger than it was to be."""
+    logger.warning(
+        "%s: has %d MB, more than max_database_bytes (%d MB): Store.prune(older_than=…) deletes"
+        " conversations that nobody has used for long",
+        text,
+        size // 1_000_000,
+        most // 1_000_000,
+    )

@@ -26,6 +26,7 @@ from contextwindow.store.failures import damaged, translated
 from contextwindow.store.files import check_file, check_folder, check_writable, connect, publish
 from contextwindow.store.location import Location
 from contextwindow.store.schema import REVISION, metadata, view_statements
+from contextwindow.store.search_schema import search_statements
 
 GO = "0000"
 """Stands for a database of the Go library, which has no revision."""
@@ -82,6 +83,7 @@ def create_statements(dialect: Dialect) -> list[str]:
     return [
         *(str(statement.compile(dialect=dialect)) for statement in ddl),
         *view_statements(dialect.name).values(),
+        *search_statements(dialect.name),
         "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"
         " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))",
         f"INSERT INTO alembic_version VALUES ('{REVISION}')",  # noqa: S608  # a constant

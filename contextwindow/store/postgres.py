@@ -24,8 +24,8 @@ from contextwindow.store.schema import REVISION, metadata, view_statements
 
 _POOL = 10
 _MORE = 30
-# Any number that nobody else uses: all who open a database at once take this lock in turn.
-_OPENING_LOCK = 0x636F_6E74_6578_7477
+# Any number that nobody else uses: all who open a schema at once take this lock in turn.
+_OPENING_LOCK = 0x636F_6E74
 
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -103,6 +103,12 @@ class PostgresDatabase:
     def backup(self, to_path: str) -> None:
         """`Database.backup`."""
         raise StoreError(f"{self.location.text}: copy a PostgreSQL database with pg_dump")
+
+    def size(self) -> int:
+        """`Database.size`."""
+        with self.read() as connection:
+            row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+        return int(row[0]) if row else 0
 
     def close(self) -> None:
         """`Database.close`."""
@@ -249,7 +255,8 @@ class PostgresDatabase:
     def _bring_to_newest(self, connection: sa.Connection) -> str:
         connection.begin()
         connection.exec_driver_sql(_WRITE)
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_OPENING_LOCK})")
+        key = "hashtext(coalesce(current_schema(), ''))"
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_OPENING_LOCK}, {key})")
         revision = self._revision(connection)
         if not revision:
             for statement in create_statements(connection.dialect):

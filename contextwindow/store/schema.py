@@ -15,7 +15,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0006"
+REVISION: Final = "0007"
 """Newest revision; a database of a higher one is refused."""
 
 metadata = sa.MetaData()

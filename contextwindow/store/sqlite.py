@@ -19,7 +19,7 @@ from contextwindow.errors import StoreBusy, StoreError, StoreReadOnly, StoreRepl
 from contextwindow.store import opening, wal
 from contextwindow.store.connection import ENDED, Connection, Refusal
 from contextwindow.store.failures import translated
-from contextwindow.store.files import connect, create, identity, logger
+from contextwindow.store.files import connect, create, identity, logger, warn_of_size
 from contextwindow.store.location import Location
 
 _READERS = 8
@@ -48,7 +48,8 @@ class SQLiteDatabase:
         self._active: set[Connection] = set()
         self._options = "mode=ro"
         self._wal = ""  # path of the -wal when this connection keeps one
-        self._wal_size = 0
+        self._size = self._wal_size = 0
+        self.most = 0  # bytes from which on a warning is logged, 0 for none
         self._torn = False  # without a -wal, a write that failed may be half in the file
         self._trimmer = wal.Trimmer(location.text, busy_timeout)
         path = location.path
@@ -233,8 +234,46 @@ class SQLiteDatabase:
         if self._identify() != self._identity:
             self._replaced()
             self._state.refuse()
+        if 0 < self.most < self._size + self._wal_size:
+            size = self._size + self._wal_size
+            warn_of_size(self.location.text, size, self.most)
+            self.most = size + size // 10
         if self._wal_size > wal.MOST and isinstance(raw, sqlite3.Connection):
             self._trimmer.trim(raw, self._wal_size)
+
+    def wipe(self) -> None:
+        """`Database.wipe`."""
+        with self.write(boundary=True) as connection:
+            connection.execute("INSERT INTO search_index(search_index) VALUES ('optimize')")
+        self._gate.take(self._busy_timeout, self.location.text)
+        try:
+            raw = self._raw
+            if isinstance(raw, Refusal):
+                raw.refuse()
+            raw.execute("VACUUM")
+            busy = 0
+            if self._wal:
+                (busy, *_) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise self._refused_by(error) from error
+        finally:
+            self._identify()
+            self._gate.give()
+        if busy:
+            raise StoreBusy(
+                f"{self.location.text}: what was deleted cannot be read any more, but its bytes"
+                " are still in the -wal, since another program reads; call wipe_deleted() when it"
+                " is done"
+            )
+
+    def size(self) -> int:
+        """Bytes of the file and its -wal."""
+        if self.location.path is None:
+            with self.read() as connection:
+                pages = connection.execute("PRAGMA page_count").fetchone()
+                page = connection.execute("PRAGMA page_size").fetchone()
+                return int(pages[0] * page[0]) if pages and page else 0
+        return self._size + self._wal_size
 
     def _put_together(self) -> None:
         """Take back what a failed write has left in the file: only a writer may."""
@@ -259,6 +298,7 @@ class SQLiteDatabase:
             return ()
         try:
             found = os.stat(path)
+            self._size = found.st_size
             if not self._wal:
                 return found.st_dev, found.st_ino
             log = os.stat(self._wal)
@@ -537,8 +577,8 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _prepare(raw: sqlite3.Connection) -> None:
     raw.execute("PRAGMA foreign_keys=ON")
-    # A view or trigger in a file from elsewhere must not call functions with side effects.
-    raw.execute("PRAGMA trusted_schema=OFF")
+    # trusted_schema stays on, or triggers could not fill the search index before SQLite 3.42; a
+    # trigger in a file from elsewhere has nothing to call, since no function is registered here.
 
 
 def _levels(synchronous: str, *, wal: bool) -> tuple[str, str]:

@@ -6,6 +6,8 @@ import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from contextwindow import tokens
@@ -17,16 +19,18 @@ from contextwindow.errors import (
     StoreReadOnly,
     TurnBusy,
 )
-from contextwindow.records import Context, ContextStats, Turn
-from contextwindow.store import beginning, cancelling, conversations, leases, reading
+from contextwindow.records import Context, ContextStats, SearchResult, Turn
+from contextwindow.store import beginning, cancelling, conversations, leases, reading, search
 from contextwindow.store.checkpoints import Checkpointer
+from contextwindow.store.checks import check_flag, check_whole
 from contextwindow.store.engine import Database
 from contextwindow.store.examination import Examination, examine
-from contextwindow.store.files import logger
+from contextwindow.store.files import copies, logger
 from contextwindow.store.leases import DIED
 from contextwindow.store.ledger import TurnLedger
 from contextwindow.store.notices import announce
 from contextwindow.store.spending import price_dead
+from contextwindow.store.values import time_text
 from contextwindow.store.wakeups import Wakeups
 from contextwindow.store.writing import lock
 
@@ -49,6 +53,8 @@ class Store:
         lease_seconds: how long a turn is held without a sign of life before others may take it.
         read_only: open without ever writing.
         busy_timeout: seconds to wait for another program that holds the database locked.
+        max_database_bytes: a warning is logged when the database becomes larger, on SQLite again
+            with each tenth more; nothing is ever refused or deleted for it.
 
     Raises:
         ConfigError: an argument is not one of these.
@@ -64,7 +70,10 @@ class Store:
         lease_seconds: float = 30.0,
         read_only: bool = False,
         busy_timeout: float = 10.0,
+        max_database_bytes: int | None = None,
     ) -> None:
+        if max_database_bytes is not None:
+            check_whole(max_database_bytes, "max_database_bytes", least=1)
         _check_seconds(lease_seconds, "lease_seconds")
         _check_seconds(busy_timeout, "busy_timeout")
         self._database = Database(
@@ -74,6 +83,8 @@ class Store:
             read_only=read_only,
             busy_timeout=busy_timeout,
         )
+        if max_database_bytes is not None:
+            self._database.limit(max_database_bytes)
         self._lease = lease_seconds
         self._checkpointer = Checkpointer(self._database, lease_seconds)
         self._wakeups = Wakeups(self._database, self.settle)
@@ -141,6 +152,13 @@ class Store:
                 return conversations.all_stats(connection)
             return conversations.stats(connection, name)[0]
 
+    def search(self, query: str, limit: int = 20, *, raw: bool = False) -> list[SearchResult]:
+        """Records of all contexts in which every word of *query* occurs.
+
+        ``ContextWindow.search`` tells what it means, and looks in one context.
+        """
+        return search.search(self._database, query, limit, None, raw=raw)
+
     def turns(self, state: str | None = None) -> list[Turn]:
         """Turns of every context, oldest first; only those in *state* if it is given."""
         with self._database.read() as connection:
@@ -173,6 +191,77 @@ class Store:
         settled = [turn for turn in self.turns("running") if self.settle(turn.context_id)]
         found = {turn.id: turn for turn in self.turns("interrupted")}
         return [found[turn.id] for turn in settled if turn.id in found]
+
+    def prune(
+        self, older_than: timedelta | datetime, *, secure: bool = False, dry_run: bool = False
+    ) -> list[Context]:
+        """Delete the contexts in which nothing has happened for long, each as a whole.
+
+        A context whose turn is running stays.
+
+        Args:
+            older_than: how long nothing has happened, or a moment (aware) since when.
+            secure: as for ``delete_context``.
+            dry_run: only tell which they are.
+
+        Returns:
+            The contexts that were deleted, or would be, the longest unused first.
+
+        Raises:
+            ConfigError: *older_than* is neither, or lies in the future; nothing was deleted.
+        """
+        moment = _moment(older_than)
+        if secure and not dry_run:
+            self._check_wipes()
+        if not dry_run:
+            self.recover()
+        with self._database.read() as connection:
+            old = conversations.idle_since(connection, moment)
+        if dry_run:
+            return old
+        gone = []
+        for context in old:
+            with suppress(ContextNotFound):
+                if conversations.delete(self._database, context.id, idle_since=moment):
+                    self._wakeups.committed(context.id)
+                    gone.append(context)
+        if secure and gone:
+            self._database.wipe()
+        return gone
+
+    def delete(self, context_id: str, *, secure: bool = False) -> None:
+        """Delete a context; not part of the public interface, as ``delete_context`` is."""
+        if check_flag(secure, "secure"):
+            self._check_wipes()
+        conversations.delete(self._database, context_id)
+        self._wakeups.committed(context_id)
+        if secure:
+            self._database.wipe()
+
+    def wipe_deleted(self) -> None:
+        """Write an SQLite file anew, so that nothing that was ever deleted is left in it.
+
+        It takes as long as copying the database, and as much room beside it for that time.
+        Copies elsewhere are not touched: backups, what a migration has put beside the file, and
+        what the disk itself keeps of blocks that it has given up.
+
+        Raises:
+            ConfigError: this is PostgreSQL.
+            StoreBusy: another program is reading; try again when it is done.
+            StoreError: the database refused, such as ``StoreFull``.
+        """
+        self._check_wipes()
+        self._database.wipe()
+
+    def _check_wipes(self) -> None:
+        self._database.check_wipes()
+        if self._database.path is not None:
+            for copy in copies(self._database.path):
+                logger.warning("%s: deleted text may still be in the copy %s", self.location, copy)
+
+    def database_bytes(self) -> int:
+        """Size of the database: the file and its -wal, or all of the server's database."""
+        return self._database.size()
 
     def examine(self, *, mend: bool = False) -> Examination:
         """Look whether everything in the database is sound.
@@ -277,3 +366,27 @@ def _check_seconds(seconds: object, name: str) -> None:
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
     if not number or not 0 < seconds < math.inf:  # type: ignore[operator]  # it is a number
         raise ConfigError(f"{name} must be a number above 0, not {seconds!r}")
+
+
+def _moment(older_than: object) -> str:
+    """As it is stored, for comparisons.
+
+    Raises:
+        ConfigError: it is no time span and no moment, or would delete what is used now.
+    """
+    now = datetime.now(UTC)
+    try:
+        if isinstance(older_than, timedelta):
+            moment = now - older_than
+        elif isinstance(older_than, datetime) and older_than.tzinfo is not None:
+            moment = older_than.astimezone(UTC)
+        else:
+            raise ConfigError(
+                "older_than must be a timedelta, such as timedelta(days=90), or a datetime with a"
+                f" time zone, not {older_than!r:.60}"
+            )
+    except OverflowError:
+        raise ConfigError(f"older_than lies before all times: {older_than!r}") from None
+    if moment > now:
+        raise ConfigError(f"older_than lies in the future: {older_than!r}")
+    return time_text(int(moment.timestamp() * 1_000_000) * 1_000)
