@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import append, chunks, cold, follow, reads, streams, writers
+from benchmarks import append, chunks, cold, follow, reads, scale, streams, writers
 from benchmarks.report import machine, table
 
 PARTS = {
@@ -16,6 +16,7 @@ PARTS = {
     "cold": cold.measure,
     "writers": writers.measure,
     "follow": follow.measure,
+    "scale": scale.measure,
 }
 
 

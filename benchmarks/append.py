@@ -49,6 +49,11 @@ def measure(rounds: int) -> list[Figure]:
     return figures
 
 
+def turns(window: ContextWindow) -> Callable[[], float]:
+    """What measures a turn of *window*, in microseconds."""
+    return lambda: statistics.median(prompt + reply for prompt, reply in _run(window))
+
+
 class _Turns:
     """Our side: turns on one context whose earlier records are not live."""
 
@@ -69,18 +74,7 @@ class _Turns:
 
     def run(self) -> list[tuple[float, float]]:
         """Microseconds of ``add_prompt`` and of ``call_model``, turn by turn."""
-        window = self._window
-        costs = []
-        for _ in range(TURNS):
-            window.set_live([record.id for record in window.live_records()], False)
-            began = time.perf_counter()
-            window.add_prompt(PROMPT)
-            asked = time.perf_counter()
-            reply = window.call_model()
-            ended = time.perf_counter()
-            assert reply.text == REPLY, "the reply is not whole"
-            costs.append(((asked - began) * 1e6, (ended - asked) * 1e6))
-        return costs
+        return _run(self._window)
 
     def inside(self) -> tuple[float, float, float, float]:
         """Of a turn: statements, transactions, and the microseconds of both."""
@@ -94,6 +88,20 @@ class _Turns:
         inner = zip(*figures, strict=True)
         statements, microseconds, transactions, edges = map(statistics.median, inner)
         return statements, transactions, microseconds, edges
+
+
+def _run(window: ContextWindow) -> list[tuple[float, float]]:
+    costs = []
+    for _ in range(TURNS):
+        window.set_live([record.id for record in window.live_records()], False)
+        began = time.perf_counter()
+        window.add_prompt(PROMPT)
+        asked = time.perf_counter()
+        reply = window.call_model()
+        ended = time.perf_counter()
+        assert reply.text == REPLY, "the reply is not whole"
+        costs.append(((asked - began) * 1e6, (ended - asked) * 1e6))
+    return costs
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import statistics
 import tempfile
 import time
@@ -76,6 +77,28 @@ def measure(rounds: int) -> list[Figure]:
             ]
             bare.close()
     return figures
+
+
+def timed_query(
+    what: str,
+    ours: Callable[[], object],
+    bare: sqlite3.Connection,
+    query: str,
+    rounds: int,
+) -> Figure:
+    """Ours against a bare query of a database of ``benchmarks.scale``."""
+    live = f"SELECT {COLUMNS} FROM records WHERE context_id = ? AND live = 1 ORDER BY +seq"
+    sql, params = {
+        "live": (live, (f"id{0:030}",)),
+        "one": (f"SELECT {STATS} FROM contexts WHERE name = ?", ("c0",)),
+        "every": (f"SELECT {STATS} FROM contexts ORDER BY start_time DESC", ()),
+    }[query]
+    return _figure(
+        f"{what}, in a million records",
+        ours,
+        lambda: bare.execute(sql, params).fetchall(),
+        rounds,
+    )
 
 
 def _all(store: Store) -> list[object]:
