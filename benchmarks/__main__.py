@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import append, chunks, cold, follow, reads, scale, streams, writers
+from benchmarks import (
+    append,
+    chunks,
+    cold,
+    follow,
+    reads,
+    scale,
+    streams,
+    token_accuracy,
+    writers,
+)
 from benchmarks.report import machine, table
 
 PARTS = {
@@ -17,6 +27,7 @@ PARTS = {
     "writers": writers.measure,
     "follow": follow.measure,
     "scale": scale.measure,
+    "token_accuracy": token_accuracy.measure,
 }
 
 

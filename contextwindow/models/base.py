@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from contextwindow.errors import ModelError
+from contextwindow.models.estimates import Estimate, estimate_request
 from contextwindow.models.prices import Pricing, check_prices
 from contextwindow.records import Attachment, FinishReason, Record, Usage
 
@@ -279,6 +280,15 @@ class Model(ABC):
     @abstractmethod
     async def open_async(self, request: Request, *, timeout: float | None) -> AsyncEventSource:
         """As ``open``, on the running event loop."""
+
+    def estimate(self, request: Request) -> Estimate:
+        """The input tokens that *request* (of ``request``) will take, told without the provider.
+
+        It never raises.  A request that reads on in the provider's copy sends nothing.
+        """
+        if request.response_id is not None:
+            return Estimate(0)
+        return estimate_request(self.api, request.body)
 
     def attachment_problem(self, attachment: Attachment) -> str | None:
         """Why this model cannot take *attachment*, or None when it can; text goes everywhere."""

@@ -17,6 +17,7 @@ from contextwindow.errors import (
     StreamInterrupted,
 )
 from contextwindow.models.base import CallOptions, Decoder, Item, Model, Request
+from contextwindow.models.estimates import Estimate
 from contextwindow.records import Attachment, Record
 from contextwindow.testing.script import (
     EndEvent,
@@ -29,6 +30,7 @@ from contextwindow.testing.script import (
     error_event,
     rehearse,
 )
+from contextwindow.tokens import count_tokens
 
 Answer = str | list[str] | ScriptedReply
 ScriptEntry = Answer | Callable[[Sequence[Record], CallOptions], Answer]
@@ -115,6 +117,10 @@ class ScriptedModel(Model):
     def request(self, records: Sequence[Record], options: CallOptions) -> Request:
         """The request that sends *records*."""
         return _CallRequest({"records": list(records), "options": options})
+
+    def estimate(self, request: Request) -> Estimate:
+        """The tokens of the texts that *request* sends."""
+        return Estimate(sum(count_tokens(one.content) for one in request.body.get("records", ())))
 
     def resume_request(self, response_id: str, cursor: str) -> Request | None:
         """A request that reads on after *cursor*; None for a stream that was not kept."""
