@@ -21,7 +21,14 @@ from contextwindow.models.anthropic_messages import (
     set_breakpoints,
 )
 from contextwindow.models.base import CallOptions, Decoder, Request
-from contextwindow.models.sdk_model import SdkClients, SdkModel, host_of, plain_url, refuse_options
+from contextwindow.models.sdk_model import (
+    SdkClients,
+    SdkModel,
+    host_of,
+    plain_url,
+    refuse_options,
+    taken_by,
+)
 from contextwindow.models.secrets import redacted, secrets_in
 from contextwindow.models.steps import steps
 from contextwindow.records import Attachment, Record
@@ -53,6 +60,8 @@ _BUDGETS: Final = {"minimal": 1_024, "low": 2_048, "medium": 8_192, "high": 16_3
 _LEAST_BUDGET: Final = 1_024
 _EFFORTS: Final = {"minimal": "low"}
 _FORCED: Final = ("any", "tool")
+# Counted by the endpoint, and not yet arguments of its method in the SDK.
+_COUNTED_TOO: Final = frozenset({"context_management", "mcp_servers"})
 
 
 class AnthropicModel(SdkModel):
@@ -179,6 +188,10 @@ class AnthropicModel(SdkModel):
 
     def _method(self, client: Any, request: Request) -> tuple[Callable[..., Any], dict[str, Any]]:
         return client.messages.with_streaming_response.create, request.body
+
+    def _counting(self, client: Any, request: Request) -> tuple[Callable[..., Any], dict[str, Any]]:
+        method = client.messages.count_tokens
+        return method, taken_by(method, request.body, _COUNTED_TOO)
 
     def _translated(self, error: Exception, *, reading: bool, timeout: float | None) -> ModelError:
         host = self._clients.host

@@ -290,6 +290,29 @@ class Model(ABC):
             return Estimate(0)
         return estimate_request(self.api, request.body)
 
+    def count_tokens(
+        self, records: Sequence[Record], options: CallOptions, *, timeout: float | None = None
+    ) -> int | None:
+        """The input tokens that a call would take, as the provider counts them; it asks once.
+
+        Args:
+            records: all live ones, in order, as for ``request``.
+            timeout: seconds without a byte before ``ModelTimeout``; None for the client's own.
+
+        Returns:
+            None where the provider's API does not count; ``estimate`` tells about how many.
+
+        Raises:
+            ModelError: as from ``open``; what is ``retryable`` may be asked again.
+        """
+        return None
+
+    async def count_tokens_async(
+        self, records: Sequence[Record], options: CallOptions, *, timeout: float | None = None
+    ) -> int | None:
+        """As ``count_tokens``, on the running event loop."""
+        return None
+
     def attachment_problem(self, attachment: Attachment) -> str | None:
         """Why this model cannot take *attachment*, or None when it can; text goes everywhere."""
         if attachment.data is not None and attachment.media_type.startswith("text/"):

@@ -130,6 +130,11 @@ class GeminiModel(SdkModel):
         }
         return client.lend, arguments
 
+    def _counting(self, client: Any, request: Request) -> tuple[Callable[..., Any], dict[str, Any]]:
+        body = dict(request.body)
+        options = body.pop(HTTP_OPTIONS, None)
+        return client.count, {"model": body.pop("model"), "http_options": options, "body": body}
+
     def _translated(self, error: Exception, *, reading: bool, timeout: float | None) -> ModelError:
         host = self._clients.host
         return translated(error, self.name, host, reading=reading, timeout=timeout)

@@ -25,7 +25,7 @@ from typing import Any, Final, Self
 import httpx2
 
 from contextwindow.errors import ConfigError
-from contextwindow.models.gemini_typed import TypedCall, sdk_arguments
+from contextwindow.models.gemini_typed import TypedCall, Want, sdk_arguments, to_be_counted
 from contextwindow.models.sdk_model import (
     CONNECT_TIMEOUT,
     SdkClients,
@@ -146,7 +146,7 @@ class Lender:
     """A client of the SDK that lends its open answers.
 
     Args:
-        call: makes a call from the model, the body, whether to stream, the SDK's options for one
+        call: makes a call from the model, the body, what is wanted, the SDK's options for one
             request, and the timeout.
         timeout: of calls that have none of their own; None for the SDK's client's.
         http: the HTTP client to be closed; None where it is the caller's.
@@ -173,11 +173,33 @@ class Lender:
         timeout: httpx2.Timeout | None = None,
     ) -> Call | TypedCall:
         """A call, made when its context is entered."""
+        return self._made(model, body, "stream" if stream else "body", http_options, timeout)
+
+    def count(
+        self,
+        *,
+        model: str,
+        body: dict[str, Any],
+        http_options: Any = None,
+        timeout: httpx2.Timeout | None = None,
+    ) -> Any:
+        """What the provider counts in *body*; None where it says nothing."""
+        with self._made(model, body, "count", http_options, timeout) as call:
+            return call.counted
+
+    def _made(
+        self,
+        model: str,
+        body: dict[str, Any],
+        want: Want,
+        http_options: Any,
+        timeout: httpx2.Timeout | None,
+    ) -> Call | TypedCall:
         if hasattr(http_options, "model_dump"):
             http_options = http_options.model_dump(exclude_none=True)
         timeout = timeout or self._timeout
-        called: Call | TypedCall = self._call(model, body, stream, http_options or {}, timeout)
-        return called
+        made: Call | TypedCall = self._call(model, body, want, http_options or {}, timeout)
+        return made
 
     def close(self) -> None:
         """Close the HTTP client."""
@@ -187,6 +209,18 @@ class Lender:
 
 class AsyncLender(Lender):
     """As ``Lender``, for one event loop."""
+
+    async def count(
+        self,
+        *,
+        model: str,
+        body: dict[str, Any],
+        http_options: Any = None,
+        timeout: httpx2.Timeout | None = None,
+    ) -> Any:
+        """What the provider counts in *body*; None where it says nothing."""
+        async with self._made(model, body, "count", http_options, timeout) as call:
+            return call.counted
 
     async def close(self) -> None:  # type: ignore[override]  # as the SDKs' asynchronous clients
         """Close the HTTP client."""
@@ -200,6 +234,7 @@ class Call:
     Attributes:
         http_response: the answer, once it has come.
         server: where the SDK sends the request; a redirect may send it elsewhere.
+        counted: the tokens, where a count was wanted.
     """
 
     server: httpx2.URL | None = None
@@ -210,23 +245,26 @@ class Call:
         http: Any,
         model: str,
         body: dict[str, Any],
-        stream: bool,
+        want: Want,
         http_options: dict[str, Any],
         timeout: httpx2.Timeout | None,
     ) -> None:
         self.http_response: Any = None
+        self.counted: Any = None
         self._client = client
         self._http = http
-        self._body = body
-        self._stream = stream
+        self._body = to_be_counted(client, model, body) if want == "count" else body
+        self._want = want
         self._timeout = timeout
-        self._arguments = sdk_arguments(model, http_options)
+        self._arguments = sdk_arguments(model, http_options, want)
 
     def __enter__(self) -> Call:
         models = self._client.models
         token = _CALL.set(self)
         try:
-            if self._stream:
+            if self._want == "count":
+                self.counted = models.count_tokens(**self._arguments).total_tokens
+            elif self._want == "stream":
                 for _ in models.generate_content_stream(**self._arguments):
                     pass
             else:
@@ -246,7 +284,9 @@ class Call:
         models = self._client.aio.models
         token = _CALL.set(self)
         try:
-            if self._stream:
+            if self._want == "count":
+                self.counted = (await models.count_tokens(**self._arguments)).total_tokens
+            elif self._want == "stream":
                 async for _ in await models.generate_content_stream(**self._arguments):
                     pass
             else:
@@ -266,6 +306,8 @@ class Call:
         """The SDK's *request* with our body and timeouts, for the real client."""
         # What the SDK has put there beside the contents is an `extra_body` of the caller's.
         body = {**json.loads(content or b"{}"), **self._body}
+        if "generateContentRequest" in body:
+            del body["contents"]
         limits = self._timeout or _client_timeout(request)
         self.server = request.url
         return self._http.build_request(
@@ -280,6 +322,10 @@ class Call:
         """The answer of the real client, which is open."""
         return self._http.send(request, stream=True)
 
+    def keeps(self, answer: Any) -> bool:
+        """Whether *answer* is for us; refusals and counts are for the SDK to read."""
+        return answer.status_code == 200 and self._want != "count"
+
     def keep(self, answer: Any) -> httpx2.Response:
         """Keep *answer* for us; what the SDK gets instead."""
         self.http_response = answer
@@ -293,10 +339,10 @@ class Handover(httpx2.BaseTransport):
         """Send *request* as the call says whose it is."""
         call = _CALL.get()
         answer = call.send(call.request(request, request.read()))
-        if answer.status_code == 200:
+        if call.keeps(answer):
             return call.keep(answer)
         with contextlib.closing(answer):
-            return _refusal(answer, answer.read())
+            return _readable(answer, answer.read())
 
 
 class AsyncHandover(httpx2.AsyncBaseTransport):
@@ -306,10 +352,10 @@ class AsyncHandover(httpx2.AsyncBaseTransport):
         """Send *request* as the call says whose it is."""
         call = _CALL.get()
         answer = await call.send(call.request(request, await request.aread()))
-        if answer.status_code == 200:
+        if call.keeps(answer):
             return call.keep(answer)
         async with contextlib.aclosing(answer):
-            return _refusal(answer, await answer.aread())
+            return _readable(answer, await answer.aread())
 
 
 _CALL: Final[ContextVar[Call]] = ContextVar("contextwindow_gemini_call")
@@ -381,7 +427,7 @@ def _limits(seconds: float) -> httpx2.Timeout:
     return httpx2.Timeout(seconds, connect=min(CONNECT_TIMEOUT, seconds))
 
 
-def _refusal(answer: Any, content: bytes) -> httpx2.Response:
+def _readable(answer: Any, content: bytes) -> httpx2.Response:
     """*answer*, decoded and whole, in a form that the SDK can read."""
     headers = [
         one

@@ -10,7 +10,10 @@ import base64
 import json
 import math
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
+
+Want: TypeAlias = Literal["stream", "body", "count"]
+"""What a call is for: a streamed reply, one in a single body, or the tokens of its input."""
 
 _DEFAULT_TIMEOUT: Final = 600.0
 _BYTES: Final = frozenset({"thoughtSignature", "data"})
@@ -24,14 +27,15 @@ class TypedCall:
         client: Any,
         model: str,
         body: dict[str, Any],
-        stream: bool,
+        want: Want,
         http_options: dict[str, Any],
         timeout: Any,
     ) -> None:
         self.headers = {"content-type": "text/event-stream"}
         self.extensions: dict[str, Any] = {}
+        self.counted: Any = None
         self._client = client
-        self._stream = stream
+        self._want = want
         self._chunks: Any = None
         self._first: Any = None
         seconds = (timeout.read if timeout is not None else None) or _DEFAULT_TIMEOUT
@@ -41,9 +45,12 @@ class TypedCall:
             **http_options,
             "timeout": math.ceil(seconds * 1_000),
             "headers": {**headers, **(http_options.get("headers") or {})},
-            "extra_body": {**(http_options.get("extra_body") or {}), **body},
+            "extra_body": {
+                **(http_options.get("extra_body") or {}),
+                **(to_be_counted(client, model, body) if want == "count" else body),
+            },
         }
-        self._arguments = sdk_arguments(model, options)
+        self._arguments = sdk_arguments(model, options, want)
 
     @property
     def http_response(self) -> TypedCall:
@@ -52,7 +59,10 @@ class TypedCall:
 
     def __enter__(self) -> TypedCall:
         models = self._client.models
-        if self._stream:
+        if self._want == "count":
+            self.counted = models.count_tokens(**self._arguments).total_tokens
+            return self
+        if self._want == "stream":
             self._chunks = models.generate_content_stream(**self._arguments)
         else:
             self._chunks = iter([models.generate_content(**self._arguments)])
@@ -66,7 +76,10 @@ class TypedCall:
 
     async def __aenter__(self) -> TypedCall:
         models = self._client.aio.models
-        if self._stream:
+        if self._want == "count":
+            self.counted = (await models.count_tokens(**self._arguments)).total_tokens
+            return self
+        if self._want == "stream":
             self._chunks = await models.generate_content_stream(**self._arguments)
         else:
             self._chunks = _only(await models.generate_content(**self._arguments))
@@ -93,8 +106,11 @@ class TypedCall:
             chunk = await anext(self._chunks, None)
 
 
-def sdk_arguments(model: str, http_options: dict[str, Any]) -> dict[str, Any]:
+def sdk_arguments(model: str, http_options: dict[str, Any], want: Want) -> dict[str, Any]:
     """Arguments of the SDK's methods that let it address and sign a request, and no more."""
+    if want == "count":
+        options = {**http_options, "retry_options": {"attempts": 1}}
+        return {"model": model, "contents": ".", "config": {"http_options": options}}
     return {
         "model": model,
         "contents": ".",
@@ -105,6 +121,20 @@ def sdk_arguments(model: str, http_options: dict[str, Any]) -> dict[str, Any]:
             "http_options": {**http_options, "retry_options": {"attempts": 1}},
         },
     }
+
+
+def to_be_counted(client: Any, model: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The body of ``countTokens`` for the *body* of a call.
+
+    The Gemini API counts system prompt and tools only in a whole request, and then ignores the
+    contents beside it; Vertex AI takes the fields themselves (both references, read 2026-11).
+    """
+    api = getattr(client, "_api_client", None) or getattr(client.models, "_api_client", None)
+    if getattr(api, "vertexai", False):
+        counted = ("contents", "systemInstruction", "tools", "generationConfig")
+        return {name: body[name] for name in counted if name in body}
+    name = model if "/" in model else f"models/{model}"
+    return {"generateContentRequest": {"model": name, **body}}
 
 
 async def _only(answer: Any) -> AsyncIterator[Any]:

@@ -22,6 +22,7 @@ from contextwindow.models.base import CallOptions, Decoder, Request
 from contextwindow.models.openai_attachments import responses_part, responses_problem
 from contextwindow.models.openai_client import OpenAIModel
 from contextwindow.models.responses_decoder import API, ResponsesDecoder
+from contextwindow.models.sdk_model import taken_by
 from contextwindow.models.steps import Step, native_items, refusal_of, steps
 from contextwindow.records import Attachment, Record
 
@@ -121,6 +122,10 @@ class OpenAIResponsesModel(OpenAIModel):
         if request.starting_after is not None:
             arguments["starting_after"] = request.starting_after
         return streaming.retrieve, arguments
+
+    def _counting(self, client: Any, request: Request) -> tuple[Callable[..., Any], dict[str, Any]]:
+        method = client.responses.input_tokens.count
+        return method, taken_by(method, request.body)
 
 
 class _Entry:

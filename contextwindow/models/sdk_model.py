@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import json
 import logging
 import threading
 import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from contextwindow.errors import ConfigError, InvalidRequest, ModelError
-from contextwindow.models.base import Model, Request
+from contextwindow.models.base import CallOptions, Model, Request
+from contextwindow.models.counts import tokens
 from contextwindow.models.secrets import (
     redacted,
     secrets_in,
@@ -30,6 +32,7 @@ from contextwindow.models.secrets import (
     without_our_frames,
 )
 from contextwindow.models.sources import AsyncSource, Source
+from contextwindow.records import Record
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds, as in the SDKs; FACTS: a client of httpx2's own would not have it."""
@@ -83,6 +86,52 @@ class SdkModel(Model):
             return AsyncSource(self, manager, response.http_response, timeout)
         raise failure
 
+    def count_tokens(
+        self, records: Sequence[Record], options: CallOptions, *, timeout: float | None = None
+    ) -> int | None:
+        """The input tokens that a call would take, as the provider counts them; it asks once."""
+        client = self._clients.blocking()
+        asked = self._counting(client, self.request(records, options))
+        if asked is None:
+            return None
+        try:
+            try:
+                answer = self._invoke(*asked, timeout)
+            except Warning as warning:
+                with _noted(warning):
+                    answer = self._invoke(*asked, timeout)
+        except json.JSONDecodeError as error:
+            failure: ModelError = self._no_count()
+            failure.__cause__ = self._clients.quotable(error)
+        except Exception as error:  # noqa: BLE001 - each transport has exceptions of its own
+            failure = self.failed(error, reading=False, timeout=timeout)
+        else:
+            return self._counted(answer)
+        raise failure
+
+    async def count_tokens_async(
+        self, records: Sequence[Record], options: CallOptions, *, timeout: float | None = None
+    ) -> int | None:
+        """As ``count_tokens``, on the running event loop."""
+        client = self._clients.asynchronous()
+        asked = self._counting(client, self.request(records, options))
+        if asked is None:
+            return None
+        try:
+            try:
+                answer = await self._invoke(*asked, timeout)
+            except Warning as warning:
+                with _noted(warning):
+                    answer = await self._invoke(*asked, timeout)
+        except json.JSONDecodeError as error:
+            failure: ModelError = self._no_count()
+            failure.__cause__ = self._clients.quotable(error)
+        except Exception as error:  # noqa: BLE001 - each transport has exceptions of its own
+            failure = self.failed(error, reading=False, timeout=timeout)
+        else:
+            return self._counted(answer)
+        raise failure
+
     def close(self) -> None:
         """Close the connections that this model opened; a client given to it stays open."""
         self._clients.close()
@@ -133,12 +182,41 @@ class SdkModel(Model):
     def _method(self, client: Any, request: Request) -> tuple[Callable[..., Any], dict[str, Any]]:
         """The SDK's ``with_streaming_response`` method for *request*, and its arguments."""
 
+    def _counting(
+        self, client: Any, request: Request
+    ) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+        """The SDK's method that counts *request*, and its arguments; None where there is none."""
+        return None
+
+    def _counted(self, answer: Any) -> int:
+        """What the method of ``_counting`` has answered.
+
+        Raises:
+            InvalidRequest: it is no count.
+        """
+        count = tokens(getattr(answer, "input_tokens", answer))
+        if not count:
+            raise self._no_count()
+        return count
+
+    def _no_count(self) -> InvalidRequest:
+        return InvalidRequest(
+            f"{self.name}: the server answered with no count of tokens; check that base_url "
+            "points at an API that counts them",
+            provider=self.provider,
+            status=200,
+        )
+
     @abstractmethod
     def _translated(self, error: Exception, *, reading: bool, timeout: float | None) -> ModelError:
         """What the SDK or the network raised, in our terms; keys are taken out afterwards."""
 
     def _call(self, client: Any, request: Request, timeout: float | None) -> Any:
-        method, arguments = self._method(client, request)
+        return self._invoke(*self._method(client, request), timeout)
+
+    def _invoke(
+        self, method: Callable[..., Any], arguments: dict[str, Any], timeout: float | None
+    ) -> Any:
         arguments = split_extra(method, arguments)
         self._clients.note(arguments.get("extra_headers"))
         if timeout is not None:
@@ -310,6 +388,14 @@ def split_extra(method: Callable[..., Any], body: dict[str, Any]) -> dict[str, A
     extra = {name: value for name, value in body.items() if name in unknown}
     arguments["extra_body"] = {**extra, **(body.get("extra_body") or {})}
     return arguments
+
+
+def taken_by(
+    method: Callable[..., Any], body: dict[str, Any], also: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """Of *body* what *method* has an argument for, and what *also* names."""
+    known = _parameters(getattr(method, "__func__", method)) | also
+    return {name: value for name, value in body.items() if name in known}
 
 
 @lru_cache(maxsize=32)

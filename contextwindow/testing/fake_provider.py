@@ -35,11 +35,14 @@ class FakeProvider:
 
     Attributes:
         default: may be set at any time.
+        counting: a reply with a status, or with a fault from before the answer, to answer requests
+            for a count of tokens with; None counts.  No queued reply answers these.
         requests: what was asked so far, in order, keys masked.
     """
 
     def __init__(self, default: FakeReply | str = DEFAULT_TEXT, *, port: int = 0) -> None:
         self.default: FakeReply | str = default
+        self.counting: FakeReply | None = None
         self.requests: list[FakeRequest] = []
         self._port = port
         self._queue: deque[FakeReply] = deque()

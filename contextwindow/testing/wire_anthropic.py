@@ -56,6 +56,10 @@ _REASONS: Final = {
 }
 
 
+_NOT_COUNTED: Final = frozenset(
+    {"max_tokens", "stream", "temperature", "top_k", "top_p", "stop_sequences", "metadata"}
+)
+
 _TOOL: Final = "web_search"
 """What a reply that pauses is in the middle of."""
 
@@ -82,6 +86,14 @@ class AnthropicWire:
         return answer
 
     def _count(self, request: FakeRequest) -> Answer:
+        failure = self._desk.counting
+        if failure is not None:
+            broken = broken_before(failure.fault)
+            return self._refused(failure) if broken is None else broken
+        extra = sorted(request.fields.keys() & _NOT_COUNTED)
+        if extra:
+            message = f"{extra[0]}: Extra inputs are not permitted"
+            return self._error(400, "invalid_request_error", message)
         # The one rule that does not hold here is that a limit must be given.
         why = refusal({"max_tokens": 1 << 30, **request.fields}, self._signatures)
         if why is not None:

@@ -59,7 +59,7 @@ class GeminiWire:
             return None
         model, method = found.groups()
         if method == "countTokens":
-            return json_answer({"totalTokens": _given(request)})
+            return self._count(model, request)
         if method not in ("generateContent", "streamGenerateContent"):
             return None
         streams = method == "streamGenerateContent"
@@ -74,11 +74,29 @@ class GeminiWire:
         if broken is not None:
             return broken
         text = reply.text_chunks(_said(request.fields))
-        content = ContentReply(model, reply, number=number, text=text, given=_given(request))
+        content = ContentReply(model, reply, number=number, text=text, given=_given(request.fields))
         self._signatures |= content.signatures
         if not streams or reply.fault == "json_body":
             return in_one_body(content.body(), error_body(reply), reply)
         return streamed(content.array() if in_array else content.stream(), reply)
+
+    def _count(self, model: str, request: FakeRequest) -> Answer:
+        failure = self._desk.counting
+        if failure is not None:
+            broken = broken_before(failure.fault)
+            return _refused(failure, in_array=False) if broken is None else broken
+        whole = request.fields.get("generateContentRequest")
+        if not isinstance(whole, dict):
+            return json_answer({"totalTokens": _given(request.fields)})
+        if "contents" in request.fields:
+            why: str | None = "contents and generateContentRequest exclude each other"
+        elif not str(whole.get("model")).endswith(f"/{model}"):
+            why = "generateContentRequest.model: is not the model of the path"
+        else:
+            why = refusal(model, whole, self._signatures)
+        if why is not None:
+            return error_answer(400, "INVALID_ARGUMENT", why, in_array=False)
+        return json_answer({"totalTokens": _given(whole)})
 
 
 class ContentReply:
@@ -275,8 +293,7 @@ def _counts(usage: Usage, *, whole: bool) -> dict[str, Any]:
     return counts
 
 
-def _given(request: FakeRequest) -> int:
-    fields = request.fields
+def _given(fields: dict[str, Any]) -> int:
     sent = [fields.get("systemInstruction"), fields.get("contents")]
     return token_count(to_json(sent).decode())
 

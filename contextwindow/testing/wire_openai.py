@@ -43,8 +43,21 @@ _MESSAGES: Final = {
 }
 
 
+# What the count of a response's input takes (openai 3.5, `responses.input_tokens.count`).
+_COUNTED: Final = frozenset(
+    {"conversation", "input", "instructions", "model", "parallel_tool_calls", "personality"}
+    | {"previous_response_id", "reasoning", "text", "tool_choice", "tools", "truncation"}
+)
+
+
 class Desk(Protocol):
-    """Where a wire format gets its replies."""
+    """Where a wire format gets its replies.
+
+    Attributes:
+        counting: the failure that answers requests for a count of tokens; None for none.
+    """
+
+    counting: FakeReply | None
 
     def next_reply(self) -> tuple[int, FakeReply]:
         """The reply for a request, and its number, from 1."""
@@ -79,8 +92,7 @@ class OpenAIWire:
             case "POST", ["", "v1", "responses"]:
                 return self._responses(request)
             case "POST", ["", "v1", "responses", "input_tokens"]:
-                counted = {"object": "response.input_tokens", "input_tokens": _given(request)}
-                return json_answer(counted)
+                return self._count(request)
             case "GET" | "DELETE", ["", "v1", "responses", response_id]:
                 return self._kept_response(request, response_id)
             case "GET", ["", "v1", "models"]:
@@ -111,6 +123,17 @@ class OpenAIWire:
         if request.fields.get("stream") and reply.fault != "json_body":
             return streamed(chat.stream(), reply)
         return in_one_body(chat.body(), {"error": error_fields(reply)}, reply)
+
+    def _count(self, request: FakeRequest) -> Answer:
+        broken = _no_reply(self._desk.counting) if self._desk.counting else None
+        if broken is not None:
+            return broken
+        unknown = sorted(request.fields.keys() - _COUNTED)
+        if unknown:
+            return error_answer(
+                400, f"Unknown parameter: '{unknown[0]}'.", code="unknown_parameter"
+            )
+        return json_answer({"object": "response.input_tokens", "input_tokens": _given(request)})
 
     def _responses(self, request: FakeRequest) -> Answer:
         fields = request.fields
