@@ -196,9 +196,9 @@ def _case(api: str, name: str, folder: Path) -> Case | str:
     if not usage.get("input"):
         return "the provider told no usage"
     body = dict(request["body"])
-    if api == "gemini":
-        found = re.search(r"/models/([^:/?]+):", request["path"])
-        body["model"] = found[1] if found else ""
+    found = re.search(r"/models?/([^/:?]+)", request["path"])
+    if found and not body.get("model"):
+        body["model"] = found[1]
     if name in _DISPUTED:
         return "usage that the same tools elsewhere contradict"
     if _REDACTED.search(json.dumps(body)):

@@ -261,6 +261,12 @@ def test_hidden_thoughts_are_guessed_while_their_turn_goes_on() -> None:
 
     made["input"].append({"role": "user", "content": "And now?"})
     assert estimate_request("openai-responses", made).guessed == 0
+    made["reasoning"] = {"context": "all_turns"}
+    assert estimate_request("openai-responses", made).guessed == 100
+    assert is_countable("openai-responses", made) == ""
+
+    del thought["encrypted_content"]
+    assert "keeps" in is_countable("openai-responses", made)
 
 
 def test_a_model_estimates_the_request_that_it_would_send() -> None:

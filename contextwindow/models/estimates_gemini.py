@@ -45,13 +45,14 @@ _SIGNATURE: Final = 5.8
 _OLD_SIGNATURE: Final = 8.0
 
 _TILE: Final = 258
-"""An image up to 384 pixels, and each tile of a larger one ("Understand tokens", read 2026-11)."""
+"""An image up to 384 pixels, and each tile of a larger one (ai.google.dev, "Understand tokens");
+a page of a PDF."""
 _SMALL: Final = 384
 _IMAGE: Final = 1_090
-"""Gemini 3, whatever the size ("Media resolution", read 2026-11: 1,120 at most)."""
+"""Gemini 3, whatever the size: as recorded, also for one pixel."""
 _PAGE: Final = 258
 _PAGE_3: Final = 520
-"""A page of a PDF with Gemini 3 ("Media resolution": 560 at most)."""
+"""A page of a PDF with Gemini 3, as recorded."""
 _BYTES_A_SOUND_TOKEN: Final = 500
 """32 tokens a second ("Audio understanding"), at 16,000 bytes a second."""
 _DEEPEST: Final = 30
@@ -87,6 +88,9 @@ def obstacle(body: Mapping[str, Any]) -> str:
         for part in mappings(given.get("parts")):
             if _get(part, "fileData"):
                 return "a file that is not in the request"
+            kind = string(_get(mapping(_get(part, "inlineData")), "mimeType"))
+            if kind.startswith(("audio/", "video/")):
+                return "sound or film"
     return ""
 
 

@@ -27,6 +27,8 @@ from contextwindow.models.tally import (
 from contextwindow.models.typescript import namespace
 
 _KNOWN: Final = re.compile(r"(?:^|[/:])(?:gpt-|chatgpt|o\d|codex|computer-use|ft:gpt)")
+# Keep thoughts over turns unless told otherwise (as recorded with GPT-5.6).
+_REMEMBERS: Final = re.compile(r"gpt-(?:5\.[6-9]|[6-9])")
 _BEFORE_4O: Final = re.compile(r"gpt-(?:3|4(?![o.\d]))")
 _REASONS: Final = re.compile(r"(?:^|[/:])(?:gpt-(?:[5-9]|oss)|o\d|codex)")
 
@@ -81,10 +83,13 @@ _TILES: Final = (
     (re.compile(r"computer-use"), 65, 129),
 )
 _USUAL_TILES: Final = (85, 170)
-# … or patches of 32 pixels, at most 1,536, and tokens of a patch.
+# … or patches of 32 pixels, at most 1,536, and tokens of a patch.  Of GPT-5 mini and nano what is
+# billed, which is less than that page says (community.openai.com/t/1344040).
 _PATCHES: Final = (
-    (re.compile(r"gpt-(?:4\.1|5)-mini|gpt-5\.\d-mini"), 1.62),
-    (re.compile(r"gpt-(?:4\.1|5)-nano|gpt-5\.\d-nano"), 2.46),
+    (re.compile(r"gpt-4\.1-mini"), 1.62),
+    (re.compile(r"gpt-4\.1-nano"), 2.46),
+    (re.compile(r"gpt-5(?:\.\d)?-nano"), 1.5),
+    (re.compile(r"gpt-5-mini"), 1.2),
     (re.compile(r"o4-mini"), 1.72),
     (re.compile(r"gpt-5\.\d|gpt-[6-9]"), 1.2),
 )
@@ -129,9 +134,8 @@ def responses(body: Mapping[str, Any], count: Count) -> Tally:
         tally.add(template.message)
         tally.text(body["instructions"])
     given = body.get("input")
-    items = [{"role": "user", "content": given}] if isinstance(given, str) else mappings(given)
-    asked = max((at for at, item in enumerate(items) if item.get("role") == "user"), default=0)
-    keeps_all = mapping(body.get("reasoning")).get("context") == "all_turns"
+    items = mappings({"role": "user", "content": given} if isinstance(given, str) else given)
+    thoughts_from = _thoughts_from(body, items)
     for at, item in enumerate(items):
         kind = item.get("type", "message")
         if kind == "message":
@@ -141,8 +145,7 @@ def responses(body: Mapping[str, Any], count: Count) -> Tally:
         elif kind in ("function_call_output", "custom_tool_call_output"):
             _content(tally, item.get("output"), body)
         elif kind == "reasoning":
-            # Earlier turns' thoughts are left out ("Reasoning models": keeping reasoning items).
-            if at > asked or keeps_all:
+            if at >= thoughts_from:
                 tally.guess(_hidden(string(item.get("encrypted_content"))))
         else:
             _content(tally, item, body)
@@ -151,16 +154,38 @@ def responses(body: Mapping[str, Any], count: Count) -> Tally:
     return tally
 
 
+def _thoughts_from(body: Mapping[str, Any], items: list[Mapping[str, Any]]) -> int:
+    """Number of the item from which on thoughts count: those of earlier turns are left out.
+
+    OpenAI's "Reasoning models", "Keeping reasoning items in context", read 2026-11.
+    """
+    context = mapping(body.get("reasoning")).get("context")
+    told = isinstance(context, str) and context != "auto"
+    if context == "all_turns" or (not told and _REMEMBERS.search(string(body.get("model")))):
+        return 0
+    return max((at for at, item in enumerate(items) if item.get("role") == "user"), default=0)
+
+
 def obstacle(body: Mapping[str, Any]) -> str:
     """Why nobody can tell from *body* what it will take; empty where that is not so."""
     if body.get("previous_response_id") or body.get("conversation") or body.get("prompt"):
         return "goes on from what the provider keeps"
     if not _KNOWN.search(string(body.get("model"))):
         return "not known as a model of OpenAI's"
-    if any(one.get("type", "function") not in ("function", "custom") for one in _all_tools(body)):
+    tools = mappings(body.get("tools"))
+    if any(one.get("type", "function") not in ("function", "custom") for one in tools):
         return "tools that the provider runs"
-    parts = _parts(body.get("messages")) + _parts(body.get("input"))
+    items = mappings(body.get("input"))
+    thoughts = [
+        one for one in items[_thoughts_from(body, items) :] if one.get("type") == "reasoning"
+    ]
+    if not all(one.get("encrypted_content") for one in thoughts):
+        return "goes on from what the provider keeps"
+    parts = _parts(body.get("messages")) + _parts(items)
     for part in parts:
+        kind = part.get("type")
+        if kind == "item_reference":
+            return "goes on from what the provider keeps"
         if isinstance(part.get("output"), list):
             parts += mappings(part["output"])
         file = mapping(part.get("file")) or part
@@ -170,13 +195,9 @@ def obstacle(body: Mapping[str, Any]) -> str:
             return "an image that is not in the request"
         if string(file.get("file_data")).startswith("data:application/pdf"):
             return "a PDF, whose text is compressed"
-        if part.get("type") == "input_audio":
+        if kind == "input_audio":
             return "sound"
     return ""
-
-
-def _all_tools(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return mappings(body.get("tools"))
 
 
 def _parts(messages: object) -> list[Mapping[str, Any]]:
