@@ -14,6 +14,10 @@ from contextwindow.incoming import Incoming
 from contextwindow.models.base import Model
 from contextwindow.records import Record, Reply, Usage
 
+_NEAR: Final = 0.6
+"""Share of the trigger from which a request is counted as a whole: no provider was seen to make
+more of one than 1.5 times what its texts are here, and a short conversation need not spend it."""
+
 _GROWN: Final = 1.1
 """What was tried in vain is tried again when there is a tenth more: a summary costs money."""
 
@@ -37,6 +41,10 @@ class MakingRoom:
         """Find out what the window holds, if *tokens* are so many that it matters."""
         if self._room.look_up is not None and self._room.is_close(tokens):
             yield Work(self._room.complete)
+
+    def is_near(self, tokens: int) -> bool:
+        """Whether *tokens*, as quickly counted, may be more than they seem to a full window."""
+        return tokens >= _NEAR * self._room.trigger
 
     def wanted(self, tokens: int) -> bool:
         """Whether a call that sends *tokens* is to make room first."""

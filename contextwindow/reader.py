@@ -19,7 +19,7 @@ from contextwindow.records import (
     TokenUsage,
     Turn,
 )
-from contextwindow.store import compacting, conversations, reading, search
+from contextwindow.store import anchoring, compacting, conversations, reading, search
 from contextwindow.store.checks import check_text
 from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.store import Store
@@ -34,6 +34,7 @@ class ContextReader:
         store: the database.
         current: gives the id and the name of the current context.
         limit: gives the tokens that the window may hold, or 0.
+        estimate: gives the tokens of the next call as long as no provider has counted one.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class ContextReader:
         store: Store,
         current: Callable[[], tuple[str, str]],
         limit: Callable[[], int],
+        estimate: Callable[[], int],
     ) -> None:
         self._store = store
         self._current = current
         self._limit = limit
+        self._estimate = estimate
 
     @property
     def current_context(self) -> str:
@@ -135,10 +138,25 @@ class ContextReader:
         return reading.figures(self._store.database, self._current()[0])[1]
 
     def token_usage(self) -> TokenUsage:
-        """Live and total tokens against what the model takes."""
-        live, total = reading.figures(self._store.database, self._current()[0])
+        """Live and total tokens against what the model takes, and what the next call will send.
+
+        The provider's own count of the last call anchors that figure; what has come since is
+        estimated.
+        """
+        context_id = self._current()[0]
+        live, total = reading.figures(self._store.database, context_id)
+        with self._store.database.read() as connection:
+            anchored = anchoring.anchored(connection, context_id)
+        exact, estimated = (0, self._estimate()) if anchored is None else anchored
         most = self._limit()
-        return TokenUsage(live=live, total=total, max=most, percent=live / most if most else 0.0)
+        return TokenUsage(
+            live=live,
+            total=total,
+            max=most,
+            percent=live / most if most else 0.0,
+            exact=exact,
+            estimated=estimated,
+        )
 
     def list_contexts(self) -> list[Context]:
         """Every context of the database, newest first."""

@@ -238,12 +238,17 @@ class TokenUsage:
         total: tokens that all calls of the context have used, as the providers counted them.
         max: tokens that the model takes, 0 when unknown.
         percent: ``live / max`` as a share from 0 to 1; it may exceed 1; 0 when max is unknown.
+        exact: of what the next call will send, tokens that the provider has counted: all that the
+            last call sent, and its reply. 0 when nothing was sent yet, or what was sent has left.
+        estimated: the rest of what the next call will send, as estimated here.
     """
 
     live: int
     total: int
     max: int
     percent: float
+    exact: int = 0
+    estimated: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from contextwindow.attachments import tokens_of
@@ -41,6 +42,7 @@ from contextwindow.effects import (
     Sleep,
     StartCall,
     StopTools,
+    Work,
 )
 from contextwindow.errors import (
     ConfigError,
@@ -58,7 +60,7 @@ from contextwindow.hooking import HookStopped, run_hook
 from contextwindow.incoming import Cancelled, Incoming, Run
 from contextwindow.making_room import MakingRoom
 from contextwindow.middleware import CallStart
-from contextwindow.models.base import CallOptions, Decoder, Request
+from contextwindow.models.base import CallOptions, Decoder, Model, Request
 from contextwindow.parts import Part, instruction, text_record, tool_call
 from contextwindow.plan import (
     LONGEST_WAIT,
@@ -246,9 +248,15 @@ class TurnRun:
             return
         tokens = size_of(begun.records) + self._beside
         yield from room.look_up(tokens + (self.plan.options.max_output_tokens or 0))
+        around = self._beside
+        if room.is_near(tokens):
+            # What the provider puts around the texts, and makes more of them than is counted here.
+            whole = yield Work(partial(_estimated, self.plan.model, begun.records, self._options))
+            around = max(around, whole - size_of(begun.records))
+            tokens = size_of(begun.records) + around
         if room.wanted(tokens):
             yield from self._compact(tokens)
-            tokens = size_of(begun.records) + self._beside
+            tokens = size_of(begun.records) + around
         room.check_fits(tokens, lambda: _guessed(begun.records))
 
     def _shrink(self, error: ModelError) -> Generator[Effect | StreamChunk, Any, Request | None]:
@@ -716,6 +724,14 @@ def _after_tools(options: CallOptions) -> CallOptions:
     if options.tool_choice in (None, "auto", "none"):
         return options
     return replace(options, tool_choice=None)
+
+
+def _estimated(model: Model, records: Sequence[Record], options: CallOptions) -> int:
+    """Tokens of the request that *model* would make; 0 where it cannot make it."""
+    try:
+        return model.estimate(model.request(list(records), options)).tokens
+    except ContextWindowError:
+        return 0  # the call itself will say what is wrong
 
 
 def _guessed(records: Sequence[Record]) -> int:

@@ -18,14 +18,15 @@ from contextwindow.compaction import (
     Room,
     SummaryResult,
     default_compaction,
+    size_of,
 )
 from contextwindow.compacts import Squeeze
 from contextwindow.drive import Wiring
 from contextwindow.effects import Ask
-from contextwindow.errors import ConfigError, ModelError
+from contextwindow.errors import ConfigError, ContextWindowError, ModelError
 from contextwindow.middleware import Middleware, bind, check_all, check_middleware
 from contextwindow.models import catalog
-from contextwindow.models.base import Model
+from contextwindow.models.base import CallOptions, Model
 from contextwindow.options import CallArguments, Driving, read_options
 from contextwindow.plan import STRATEGIES, Strategy, TurnPlan
 from contextwindow.questions import Question
@@ -43,7 +44,7 @@ from contextwindow.records import (
     Turn,
 )
 from contextwindow.store import conversations, resuming, tool_names, writing
-from contextwindow.store.checks import check_id, check_text
+from contextwindow.store.checks import check_flag, check_id, check_text
 from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.sqlite import open_files
 from contextwindow.store.store import Store
@@ -118,7 +119,9 @@ class ContextWindow:
         self._store = database if isinstance(database, Store) else Store(_place(database))
         try:
             self._current = self._named(conversations.get_or_create(self._store.database, name))
-            self._reader = ContextReader(self._store, lambda: self._current, self._most_tokens)
+            self._reader = ContextReader(
+                self._store, lambda: self._current, self._most_tokens, self._estimated
+            )
             self._store.settle(self._current[0])
             if self._tools:
                 tool_names.add(self._store.database, self._current[0], self._tools)
@@ -388,9 +391,22 @@ class ContextWindow:
         """The records that a call sent, in its order."""
         return self._reader.manifest(call_id)
 
-    def live_tokens(self) -> int:
-        """Tokens of the live records, counted offline."""
-        return self._reader.live_tokens()
+    def live_tokens(self, *, exact: bool = False) -> int:
+        """Tokens of the live records, counted offline.
+
+        Args:
+            exact: ask the provider how many tokens the next call will send, its tools included;
+                one request, which costs nothing but time.
+
+        Raises:
+            ConfigError: *exact*, and there is no model, or its API has no way to count (Chat
+                Completions); ``token_usage()`` has an estimate.
+            ModelError: *exact*, and the provider refused or could not be reached.
+        """
+        if not check_flag(exact, "exact"):
+            return self._reader.live_tokens()
+        model, records, options = self._counted()
+        return self._known(model, model.count_tokens(records, options))
 
     def total_tokens(self) -> int:
         """Tokens that all calls of the context have used; kept in the database."""
@@ -718,6 +734,41 @@ class ContextWindow:
         made = conversations.copy(self._store.database, current, dest_name, at, text)
         self._current = self._named(made)
         return made
+
+    def _counted(self) -> tuple[Model, list[Record], CallOptions]:
+        """What the next call would send, for the provider to count.
+
+        Raises:
+            ConfigError: there is no model.
+        """
+        plan, driving = draft({}, None, "auto")
+        self._complete(plan, driving)
+        return plan.model, self._reader.live_records(), plan.options
+
+    @staticmethod
+    def _known(model: Model, tokens: int | None) -> int:
+        """*tokens*, if the provider has counted.
+
+        Raises:
+            ConfigError: it does not count.
+        """
+        if tokens is None:
+            raise ConfigError(
+                f"the provider of {model.name} has no way to count tokens; token_usage() tells "
+                "about how many the next call will send"
+            )
+        return tokens
+
+    def _estimated(self) -> int:
+        """Tokens of the next call as they are estimated here."""
+        if self._model is None:
+            live = self._reader.live_records()
+            return size_of(live)
+        model, records, options = self._counted()
+        try:
+            return model.estimate(model.request(records, options)).tokens
+        except ContextWindowError:
+            return size_of(records)  # what no call could send
 
     def _last_prompt(self) -> int:
         live = self._reader.live_records()

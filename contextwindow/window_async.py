@@ -23,7 +23,7 @@ from contextwindow.effects import Ask
 from contextwindow.errors import ConfigError, ModelError
 from contextwindow.followers import AsyncFollower
 from contextwindow.middleware import Middleware, check_all
-from contextwindow.models.base import Model
+from contextwindow.models.base import CallOptions, Model
 from contextwindow.options import CallArguments, Driving
 from contextwindow.plan import Strategy, TurnPlan
 from contextwindow.questions import AsyncQuestion
@@ -39,7 +39,7 @@ from contextwindow.records import (
     TokenUsage,
     Turn,
 )
-from contextwindow.store.checks import check_ids
+from contextwindow.store.checks import check_flag, check_ids
 from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.store import Store
 from contextwindow.streams import AsyncStream
@@ -56,6 +56,15 @@ class _Core(ContextWindow):
 
     def _question(self, ask: Ask, timeout: float | None) -> AsyncQuestion:
         return AsyncQuestion(ask, timeout, self.executor)
+
+    def counted(self) -> tuple[Model, list[Record], CallOptions]:
+        """What the next call would send, for the provider to count."""
+        return self._counted()
+
+    @classmethod
+    def known(cls, model: Model, tokens: int | None) -> int:
+        """*tokens*, if the provider has counted."""
+        return cls._known(model, tokens)
 
     def branch(self, dest_name: str | None) -> None:
         """Make a fork that ends with the last prompt the current context."""
@@ -320,9 +329,12 @@ class AsyncContextWindow:
         """The records that a call sent, in its order."""
         return await self._run(lambda core: core.manifest(call_id))
 
-    async def live_tokens(self) -> int:
-        """Tokens of the live records, counted offline."""
-        return await self._run(lambda core: core.live_tokens())
+    async def live_tokens(self, *, exact: bool = False) -> int:
+        """Tokens of the live records; see ``ContextWindow.live_tokens``."""
+        if not check_flag(exact, "exact"):
+            return await self._run(lambda core: core.live_tokens())
+        model, records, options = await self._run(lambda core: core.counted())
+        return _Core.known(model, await model.count_tokens_async(records, options))
 
     async def total_tokens(self) -> int:
         """Tokens that all calls of the context have used; kept in the database."""
