@@ -19,7 +19,14 @@ from contextwindow.records import (
     TokenUsage,
     Turn,
 )
-from contextwindow.store import anchoring, compacting, conversations, reading, search
+from contextwindow.store import (
+    anchoring,
+    compacting,
+    conversations,
+    reading,
+    search,
+    transfer,
+)
 from contextwindow.store.checks import check_text
 from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.store import Store
@@ -206,7 +213,7 @@ class ContextReader:
         chosen = self._current()[1] if name is None else name
         context = conversations.known(self._store.database, chosen)
         with self._store.database.read() as connection:
-            return conversations.export(connection, context)
+            return transfer.export(connection, context)
 
     def export_context_json(self, name: str | None = None) -> str:
         """``export_context`` as JSON text, indented by 2."""

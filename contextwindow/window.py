@@ -43,7 +43,7 @@ from contextwindow.records import (
     TokenUsage,
     Turn,
 )
-from contextwindow.store import conversations, resuming, tool_names, writing
+from contextwindow.store import conversations, resuming, tool_names, transfer, writing
 from contextwindow.store.checks import check_flag, check_id, check_text
 from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.sqlite import open_files
@@ -592,7 +592,7 @@ class ContextWindow:
         Raises:
             ConfigError: it is no export, or the name is taken; nothing was written.
         """
-        return conversations.import_(self._store.database, export, name)
+        return transfer.import_(self._store.database, export, name)
 
     # -- tools ---------------------------------------------------------------------------
 

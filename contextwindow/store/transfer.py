@@ -1,0 +1,225 @@
+"""Contexts out of the database and into it as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from contextwindow.errors import ConfigError, StoreError
+from contextwindow.records import Context, RecordType
+from contextwindow.store import attached
+from contextwindow.store.checks import check_text
+from contextwindow.store.connection import Connection
+from contextwindow.store.conversations import LAST_PLACE, by_id, create, recount, tools
+from contextwindow.store.engine import Database
+from contextwindow.store.failures import Conflict
+from contextwindow.store.rows import RECORD_COLUMNS, to_record
+from contextwindow.store.schema import context_tools, records
+from contextwindow.store.statement import Statement
+from contextwindow.store.values import checksum, dump_json, now_text, parse_time
+
+_bind = sa.bindparam
+
+FORMAT: Final = "contextwindow/1"
+"""Version of the JSON that ``export_context`` gives."""
+
+_EXPORT = Statement(
+    sa.select(*RECORD_COLUMNS, records.c.ts, records.c.position, records.c.payload)
+    .where(records.c.context_id == _bind("context_id"))
+    .order_by(records.c.position, records.c.seq)
+)
+
+_IMPORTED = (
+    "ts",
+    "source",
+    "content",
+    "live",
+    "est_tokens",
+    "response_id",
+    "streamed",
+    "seq",
+    "position",
+    "call_id",
+    "name",
+    "pinned",
+    "error",
+    "attached",
+)
+
+_IMPORT = Statement(
+    sa.insert(records).values(
+        context_id=_bind("context_id"),
+        payload=_bind("payload"),
+        checksum=_bind("checksum"),
+        **{name: _bind(name) for name in _IMPORTED},
+    )
+)
+
+_IMPORT_TOOL = Statement(
+    sa.insert(context_tools).values(
+        context_id=_bind("context_id"), tool_name=_bind("name"), created_at=_bind("now")
+    )
+)
+
+
+def export(connection: Connection, context: Context) -> dict[str, Any]:
+    """A context as JSON-safe values: its records, live or not, and the names of its tools."""
+    out: dict[str, Any] = {
+        "format": FORMAT,
+        "context": {
+            "id": context.id,
+            "name": context.name,
+            "start_time": context.start_time.isoformat(),
+            "use_server_side_threading": context.use_server_side_threading,
+            "last_response_id": context.last_response_id,
+            "max_tokens": context.max_tokens,
+            "metadata": context.metadata,
+        },
+        "records": [],
+        "attachments": {},
+        "tools": tools(connection, context.id),
+    }
+    for row in _EXPORT.all(connection, context_id=context.id):
+        record = to_record(connection, row)
+        out["attachments"] |= attached.exported(record)
+        out["records"].append(
+            {
+                "id": record.id,
+                "ts": row[-3],
+                "source": record.source.name.lower(),
+                "content": record.content,
+                "live": record.live,
+                "est_tokens": record.est_tokens,
+                "response_id": record.response_id,
+                "streamed": record.streamed,
+                "partial": record.partial_response_id is not None,
+                "seq": record.seq,
+                "position": row[-2],
+                "call_id": record.call_id,
+                "name": record.name,
+                "pinned": record.pinned,
+                "error": record.error,
+                "payload": record.payload,
+                "attachments": attached.described(record),
+            }
+        )
+    return out
+
+
+def import_(database: Database, data: dict[str, Any] | str | bytes, name: str | None) -> Context:
+    """A new context from what ``export`` gave; nothing is written unless all of it is right.
+
+    Raises:
+        ConfigError: it is no export, of a version not known here, or its name is taken.
+    """
+    export_ = _parsed(data)
+    try:
+        head = export_["context"]
+        target = check_text(name if name is not None else head["name"], "context name")
+        rows = [_row(one) for one in _list(export_["records"], "records")]
+        files = attached.imported(export_)
+        names = dict.fromkeys(
+            check_text(one, "tool name") for one in _list(export_.get("tools") or [], "tools")
+        )
+        metadata = head.get("metadata")
+        most = head.get("max_tokens")
+        values = {
+            "start_time": _time_text(head["start_time"]),
+            "threading": _flag(head, "use_server_side_threading"),
+            "max_tokens": None if most is None else _whole(most, "max_tokens", least=1),
+            "metadata_": None if metadata is None else dump_json(metadata),
+        }
+    except (ConfigError, StoreError) as error:
+        raise ConfigError(f"this is no whole export: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        why = f"{type(error).__name__} {error}"
+        raise ConfigError(f"this is no whole export: {why}") from error
+    if len({row["seq"] for row in rows}) != len(rows):
+        raise ConfigError("this is no whole export: two records have the same seq")
+    with database.write(boundary=True) as connection:
+        context_id, made = create(connection, target, **values)
+        if not made:
+            raise ConfigError(f"a context called {target!r} already exists; pass another name=")
+        try:
+            _IMPORT.run_many(connection, [{**row, "context_id": context_id} for row in rows])
+        except Conflict as error:
+            raise ConfigError(f"this is no whole export: {error}") from error
+        attached.attach_imported(connection, context_id, files)
+        for tool in names:
+            _IMPORT_TOOL.run(connection, context_id=context_id, name=tool, now=now_text())
+        recount(connection, context_id)
+        imported = by_id(connection, context_id)
+    assert imported is not None  # noqa: S101 - made in this transaction
+    return imported
+
+
+def _parsed(data: dict[str, Any] | str | bytes) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        try:
+            data = json.loads(data)
+        except (ValueError, RecursionError, TypeError) as error:
+            raise ConfigError(f"an export must be JSON: {error}") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise ConfigError(f"this is no export that can be read here: {found!r}, not {FORMAT!r}")
+    return data
+
+
+def _row(one: dict[str, Any]) -> dict[str, Any]:
+    """A record of an export as a row."""
+    content = check_text(one["content"], "content of a record", empty=True)
+    payload = None if one.get("payload") is None else dump_json(one["payload"])
+    seq = _whole(one["seq"], "seq", least=1)
+    source = RecordType[str(one["source"]).upper()]
+    partial = _flag(one, "partial")
+    return {
+        "ts": _time_text(one["ts"]),
+        "source": int(source),
+        "content": content,
+        "live": _flag(one, "live") and (source == RecordType.MODEL_RESPONSE or not partial),
+        "est_tokens": _whole(one["est_tokens"], "est_tokens", least=0),
+        "response_id": _text(one, "response_id"),
+        "streamed": _flag(one, "streamed"),
+        "seq": seq,
+        "position": _whole(one.get("position") or seq, "position", least=1),
+        "call_id": _text(one, "call_id"),
+        "name": _text(one, "name"),
+        "pinned": _flag(one, "pinned"),
+        "error": _flag(one, "error"),
+        "payload": payload,
+        "checksum": checksum(content, payload),
+        "attached": len(one.get("attachments") or ()),
+    }
+
+
+def _list(value: object, what: str) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    raise TypeError(f"{what} must be a list, not {value!r:.60}")
+
+
+def _whole(value: object, what: str, *, least: int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value < LAST_PLACE:
+        return value
+    raise ValueError(f"{what} must be a whole number of {least} or above, not {value!r:.60}")
+
+
+def _flag(one: dict[str, Any], key: str) -> bool:
+    value = one.get(key, False)
+    if isinstance(value, bool):
+        return value
+    raise TypeError(f"{key} must be true or false, not {value!r:.60}")
+
+
+def _text(one: dict[str, Any], key: str) -> str | None:
+    return None if one.get(key) is None else check_text(one[key], key, empty=True)
+
+
+def _time_text(text: str) -> str:
+    """*text* as it is stored; it must be a time."""
+    moment = parse_time(text)
+    if text.endswith(" UTC"):
+        return text
+    return moment.strftime("%Y-%m-%d %H:%M:%S.%f").rstrip("0").rstrip(".") + " +0000 UTC"
