@@ -15,8 +15,8 @@ from decoding import Decoded, decode, pieces
 from contextwindow.errors import ModelError
 from contextwindow.models.anthropic_decoder import AnthropicDecoder
 from contextwindow.models.base import Decoder
+from contextwindow.models.chat_decoder import ChatDecoder
 from contextwindow.models.gemini_decoder import GeminiDecoder
-from contextwindow.models.openai_chat import ChatDecoder
 from contextwindow.models.responses_decoder import ResponsesDecoder
 
 DECODERS: Final[dict[str, Callable[[], Decoder]]] = {
