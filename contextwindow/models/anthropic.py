@@ -15,8 +15,7 @@ from contextwindow.errors import ConfigError, ModelError
 from contextwindow.models.anthropic_decoder import API, AnthropicDecoder
 from contextwindow.models.anthropic_errors import PROVIDER, translated
 from contextwindow.models.anthropic_messages import (
-    ID_LIMIT,
-    Messages,
+    anthropic_messages,
     attachment_problem,
     set_breakpoints,
 )
@@ -30,7 +29,6 @@ from contextwindow.models.sdk_model import (
     taken_by,
 )
 from contextwindow.models.secrets import redacted, secrets_in
-from contextwindow.models.steps import steps
 from contextwindow.records import Attachment, Record
 
 _URL: Final = "https://api.anthropic.com"
@@ -108,18 +106,16 @@ class AnthropicModel(SdkModel):
 
     def request(self, records: Sequence[Record], options: CallOptions) -> Request:
         """The arguments of ``client.messages.create``."""
-        messages = Messages(self.name)
-        for step in steps(records, id_limit=ID_LIMIT):
-            messages.add(step)
+        messages, system = anthropic_messages(records, self.name, prefill=options.prefill)
         body: dict[str, Any] = {
             "model": self.name,
             "max_tokens": options.max_output_tokens or self._usual_output(),
-            "messages": messages.done(prefill=options.prefill),
+            "messages": messages,
         }
         if self.stream:
             body["stream"] = True
-        if messages.system():
-            body["system"] = messages.system()
+        if system:
+            body["system"] = system
         extra = dict(options.extra)
         self._set_tools(body, options, extra.pop("tools", ()))
         self._set_thinking(body, options)

@@ -13,18 +13,22 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from contextwindow.models.anthropic_decoder import API, PAUSED
 from contextwindow.models.sse import mended
-from contextwindow.models.steps import Step, native_items, refusal_of
-from contextwindow.records import Attachment, RecordType
+from contextwindow.models.steps import Step, native_items, refusal_of, steps
+from contextwindow.records import Attachment, Record, RecordType
 
-ID_LIMIT: Final = 64
+_ID_LIMIT: Final = 64
 
-_OPENING: Final = "(The conversation begins.)"
-_GO_ON: Final = "(Go on.)"
+OPENING: Final = "(The conversation begins.)"
+"""The first message where a conversation does not begin with the user's."""
+
+GO_ON: Final = "(Go on.)"
+"""The last message where a conversation does not end with the user's."""
+
 _IMAGES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 _BREAKPOINTS: Final = 4
 """Cache breakpoints that one request may have."""
@@ -34,7 +38,22 @@ _EPHEMERAL: Final = {"type": "ephemeral"}
 Block = dict[str, Any]
 
 
-class Messages:
+def anthropic_messages(
+    records: Sequence[Record], model: str, *, prefill: bool = False
+) -> tuple[list[dict[str, Any]], list[Block]]:
+    """The messages and the system prompts that send *records*.
+
+    Args:
+        model: who takes them, for notes on attachments that it does not take.
+        prefill: the last text is an unfinished reply that the model shall continue.
+    """
+    messages = _Messages(model)
+    for step in steps(records, id_limit=_ID_LIMIT):
+        messages.add(step)
+    return messages.done(prefill=prefill), messages.system()
+
+
+class _Messages:
     """The messages of a request while they are put together."""
 
     def __init__(self, model: str) -> None:
@@ -80,7 +99,7 @@ class Messages:
         messages = [message for message in messages if message["content"]]
         messages = _merged(messages)
         if not messages or messages[0]["role"] != "user":
-            messages.insert(0, _said("user", _OPENING))
+            messages.insert(0, _said("user", OPENING))
         if messages[-1]["role"] == "assistant":
             last = messages[-1]["content"][-1]
             if prefill and last["type"] == "text":
@@ -91,7 +110,7 @@ class Messages:
                 if not messages[-1]["content"]:
                     messages.pop()
                 if messages[-1]["role"] == "assistant":
-                    messages.append(_said("user", _GO_ON))
+                    messages.append(_said("user", GO_ON))
         return messages
 
     def system(self) -> list[Block]:
@@ -146,7 +165,7 @@ class Messages:
         base = sent = _sendable(call_id)
         while sent in self._taken:
             self._asked[base] += 1
-            sent = f"{base[: ID_LIMIT - 8]}_{self._asked[base] + 1}"
+            sent = f"{base[: _ID_LIMIT - 8]}_{self._asked[base] + 1}"
         self._taken.add(sent)
         return sent
 

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from contextwindow.models.chat_decoder import API
 from contextwindow.models.openai_attachments import chat_part
-from contextwindow.models.steps import Step, native_items, refusal_of
+from contextwindow.models.steps import Step, native_items, refusal_of, steps
 from contextwindow.records import Attachment, Record
 
-ID_LIMIT: Final = 40
-"""Characters that the API takes in the id of a tool call."""
+_ID_LIMIT: Final = 40
 
 
-class Messages:
-    """The messages of a request while they are put together.
+def chat_messages(
+    records: Sequence[Record],
+    problem: Callable[[Attachment], str | None],
+    *,
+    hosted: bool,
+    prefill: bool = False,
+) -> list[dict[str, Any]]:
+    """The messages that send *records*.
 
     Args:
         problem: why an attachment cannot be taken, or None.
-        native_refusals: OpenAI or Azure answers, which know refusals from texts.
+        hosted: OpenAI or Azure answers, which know refusals from texts.
+        prefill: the last text is an unfinished reply that the model shall continue.
     """
+    messages = _Messages(problem, native_refusals=hosted)
+    for step in steps(records, id_limit=_ID_LIMIT):
+        messages.add(step)
+    return messages.done(prefill)
+
+
+class _Messages:
+    """The messages of a request while they are put together."""
 
     def __init__(
         self, problem: Callable[[Attachment], str | None], *, native_refusals: bool

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 from contextwindow.models.base import CallOptions, Decoder, Request
 from contextwindow.models.chat_decoder import API, ChatDecoder
-from contextwindow.models.chat_messages import ID_LIMIT, Messages
+from contextwindow.models.chat_messages import chat_messages
 from contextwindow.models.openai_attachments import chat_problem
 from contextwindow.models.openai_client import OpenAIModel
-from contextwindow.models.steps import steps
 from contextwindow.records import Attachment, Record
 
 
@@ -50,10 +49,10 @@ class OpenAIChatModel(OpenAIModel):
 
     def request(self, records: Sequence[Record], options: CallOptions) -> Request:
         """The arguments of ``client.chat.completions.create``."""
-        messages = Messages(self.attachment_problem, native_refusals=self.hosted)
-        for step in steps(records, id_limit=ID_LIMIT):
-            messages.add(step)
-        body: dict[str, Any] = {"model": self.name, "messages": messages.done(options.prefill)}
+        messages = chat_messages(
+            records, self.attachment_problem, hosted=self.hosted, prefill=options.prefill
+        )
+        body: dict[str, Any] = {"model": self.name, "messages": messages}
         if self.stream:
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}
