@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from contextwindow import messages
 from contextwindow.chunks import StreamChunk
 from contextwindow.errors import ConfigError, ContextNotFound
 from contextwindow.followers import follow
+from contextwindow.messages import MessageFormat
 from contextwindow.records import (
     Call,
     Context,
@@ -210,8 +212,7 @@ class ContextReader:
         Raises:
             ContextNotFound: there is none of that name.
         """
-        chosen = self._current()[1] if name is None else name
-        context = conversations.known(self._store.database, chosen)
+        context = self._chosen(name)
         with self._store.database.read() as connection:
             return transfer.export(connection, context)
 
@@ -219,10 +220,36 @@ class ContextReader:
         """``export_context`` as JSON text, indented by 2."""
         return json.dumps(self.export_context(name), indent=2)
 
+    def export_messages(
+        self, format: MessageFormat = "openai", name: str | None = None
+    ) -> dict[str, Any]:
+        """The live records of a context as arguments of a provider's SDK.
+
+        Args:
+            format: ``"openai"`` (Chat Completions) or ``"anthropic"``.
+            name: None takes the current context.
+
+        Returns:
+            ``{"messages": […]}``, and with ``"anthropic"`` a ``"system"`` where there is one.
+
+        Raises:
+            ConfigError: *format* is not known.
+            ContextNotFound: there is no context of that name.
+        """
+        context = self._chosen(name)
+        with self._store.database.read() as connection:
+            live = reading.live_records(connection, context.id)
+        return messages.export_messages(live, format)
+
     def list_tools(self) -> list[str]:
         """Names of the tools that are stored with the context."""
         with self._store.database.read() as connection:
             return conversations.tools(connection, self._current()[0])
+
+    def _chosen(self, name: str | None) -> Context:
+        """The context called *name*, or the current one."""
+        chosen = self._current()[1] if name is None else name
+        return conversations.known(self._store.database, chosen)
 
 
 def check_turn_id(turn_id: object) -> str:

@@ -132,6 +132,27 @@ class Record:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRecord:
+    """A live record that is still to be written; see ``Record``.
+
+    Attributes:
+        where: what it came from, for messages, such as ``"messages[3]"``.
+        timestamp: aware UTC; None stands for the time at which it is written.
+    """
+
+    source: RecordType
+    content: str
+    where: str
+    timestamp: datetime | None = None
+    response_id: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    error: bool = False
+    payload: dict[str, Any] | None = None
+    attachments: tuple[Attachment, ...] = ()
+
+
 def defer_tokens(record: Record) -> Record:
     """*record* itself, its ``est_tokens`` to be counted when somebody asks."""
     object.__delattr__(record, "est_tokens")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar, Unpack
 
@@ -24,6 +24,7 @@ from contextwindow.compacts import Squeeze
 from contextwindow.drive import Wiring
 from contextwindow.effects import Ask
 from contextwindow.errors import ConfigError, ContextWindowError, ModelError
+from contextwindow.messages import MessageFormat, import_messages
 from contextwindow.middleware import Middleware, bind, check_all, check_middleware
 from contextwindow.models import catalog
 from contextwindow.models.base import CallOptions, Model
@@ -593,6 +594,40 @@ class ContextWindow:
             ConfigError: it is no export, or the name is taken; nothing was written.
         """
         return transfer.import_(self._store.database, export, name)
+
+    def export_messages(
+        self, format: MessageFormat = "openai", name: str | None = None
+    ) -> dict[str, Any]:
+        """The live records of a context as arguments of a provider's SDK.
+
+        Args:
+            format: ``"openai"`` (Chat Completions) or ``"anthropic"``.
+            name: None takes the current context.
+
+        Returns:
+            ``{"messages": […]}``, and with ``"anthropic"`` a ``"system"`` where there is one.
+
+        Raises:
+            ConfigError: *format* is not known.
+            ContextNotFound: there is no context of that name.
+        """
+        return self._reader.export_messages(format, name)
+
+    def import_messages(
+        self, messages: dict[str, Any] | Sequence[dict[str, Any]], name: str | None = None
+    ) -> Context:
+        """A new context from messages of OpenAI's chat or Anthropic's API; the current one stays.
+
+        Args:
+            messages: the list, or a dict that has it under ``"messages"`` and may have a
+                ``"system"``.
+            name: None makes one.
+
+        Raises:
+            ConfigError: something in a message is not known, which the error names by the
+                message's index, or the name is taken; nothing was written.
+        """
+        return transfer.write_new(self._store.database, name, import_messages(messages))
 
     # -- tools ---------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar, Unpack
@@ -22,6 +22,7 @@ from contextwindow.drive import Wiring
 from contextwindow.effects import Ask
 from contextwindow.errors import ConfigError, ModelError
 from contextwindow.followers import AsyncFollower
+from contextwindow.messages import MessageFormat
 from contextwindow.middleware import Middleware, check_all
 from contextwindow.models.base import CallOptions, Model
 from contextwindow.options import CallArguments, Driving
@@ -433,6 +434,18 @@ class AsyncContextWindow:
     ) -> Context:
         """A new context from what ``export_context`` gave; see ``ContextWindow``."""
         return await self._run(lambda core: core.import_context(export, name))
+
+    async def export_messages(
+        self, format: MessageFormat = "openai", name: str | None = None
+    ) -> dict[str, Any]:
+        """A context as arguments of a provider's SDK; see ``ContextWindow.export_messages``."""
+        return await self._run(lambda core: core.export_messages(format, name))
+
+    async def import_messages(
+        self, messages: dict[str, Any] | Sequence[dict[str, Any]], name: str | None = None
+    ) -> Context:
+        """A new context from a list of messages; see ``ContextWindow.import_messages``."""
+        return await self._run(lambda core: core.import_messages(messages, name))
 
     # -- tools ---------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from contextwindow.records import Attachment
 PDF: Final = "application/pdf"
 
 _IMAGES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
-_SOUNDS: Final = {"audio/wav": "wav", "audio/mpeg": "mp3"}
+SOUNDS: Final = {"audio/wav": "wav", "audio/mpeg": "mp3"}
 # Only what ends so is taken for what it is.
 _ENDINGS: Final = {
     PDF: ".pdf",
@@ -39,7 +39,7 @@ def chat_problem(model: str, attachment: Attachment, *, hosted: bool) -> str | N
     media_type = attachment.media_type
     if media_type in _IMAGES:
         return _not_fetched(model, attachment)
-    if media_type.startswith("text/") or (hosted and (media_type == PDF or media_type in _SOUNDS)):
+    if media_type.startswith("text/") or (hosted and (media_type == PDF or media_type in SOUNDS)):
         if attachment.data is not None:
             return None
         return f"{model} takes {media_type} as bytes, not by URL"
@@ -67,8 +67,8 @@ def chat_part(attachment: Attachment, problem: str | None) -> dict[str, Any]:
         return {"type": "text", "text": _text(attachment, problem)}
     if media_type in _IMAGES:
         return {"type": "image_url", "image_url": {"url": _url(attachment)}}
-    if media_type in _SOUNDS:
-        sound = {"data": _base64(attachment), "format": _SOUNDS[media_type]}
+    if media_type in SOUNDS:
+        sound = {"data": _base64(attachment), "format": SOUNDS[media_type]}
         return {"type": "input_audio", "input_audio": sound}
     return {"type": "file", "file": {"filename": _name(attachment), "file_data": _url(attachment)}}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -10,6 +11,9 @@ from contextwindow.errors import ConfigError
 
 _BAD = re.compile("[\0\ud800-\udfff]")
 _LARGEST: Final = (1 << 63) - 1
+# Python writes JSON by recursion, and refuses numbers of more than 4,300 digits.
+_DEEPEST: Final = 400
+_LONGEST_BITS: Final = 4_096
 
 
 def check_text(text: object, what: str, *, empty: bool = False) -> str:
@@ -36,6 +40,53 @@ def check_text(text: object, what: str, *, empty: bool = False) -> str:
             "or replace it with '\\ufffd'"
         )
     return text
+
+
+def check_json(value: object, what: str, *, texts: bool = True) -> None:
+    """Look whether *value* is JSON that can be stored; what it costs is linear in its size.
+
+    Args:
+        what: what the value is, for the message.
+        texts: refuse also texts that no database keeps; where they are stored escaped, they may be.
+
+    Raises:
+        ConfigError: it holds another type, a number that is none, or is nested too deeply.
+    """
+    waiting: list[tuple[object, int]] = [(value, 0)]
+    while waiting:
+        one, depth = waiting.pop()
+        if isinstance(one, dict):
+            bad = next((key for key in one if not isinstance(key, str)), None)
+            if bad is not None:
+                raise ConfigError(f"{what} has a key that is no text: {shown(bad)}")
+            if texts:
+                waiting += ((key, depth) for key in one)
+            waiting += ((member, depth + 1) for member in one.values())
+        elif isinstance(one, list):
+            waiting += ((member, depth + 1) for member in one)
+        elif isinstance(one, str):
+            if texts:
+                check_text(one, f"a text in {what}", empty=True)
+        elif not _plain(one):
+            raise ConfigError(f"{what} holds {shown(one)}, which is no JSON")
+        if depth > _DEEPEST:
+            raise ConfigError(f"{what} is nested more than {_DEEPEST} levels deep")
+
+
+def shown(value: object) -> str:
+    """*value* for a message: its beginning, or its type where it cannot be written out."""
+    try:
+        return f"{value!r:.60}"
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list in itself
+        return f"{type(value).__name__} that cannot be shown"
+
+
+def _plain(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return value.bit_length() <= _LONGEST_BITS
+    return value is None
 
 
 def check_whole(value: object, what: str, *, least: int = 0) -> int:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from contextwindow.attachments import tokens_of
 from contextwindow.errors import ConfigError, StoreError
-from contextwindow.records import Context, RecordType
+from contextwindow.records import Context, NewRecord, RecordType
 from contextwindow.store import attached
 from contextwindow.store.checks import check_text
 from contextwindow.store.connection import Connection
 from contextwindow.store.conversations import LAST_PLACE, by_id, create, recount, tools
 from contextwindow.store.engine import Database
 from contextwindow.store.failures import Conflict
-from contextwindow.store.rows import RECORD_COLUMNS, to_record
+from contextwindow.store.rows import RECORD_COLUMNS, measure, to_record
 from contextwindow.store.schema import context_tools, records
 from contextwindow.store.statement import Statement
 from contextwindow.store.values import checksum, dump_json, now_text, parse_time
+from contextwindow.tokens import count_tokens
 
 _bind = sa.bindparam
 
@@ -53,6 +58,7 @@ _IMPORT = Statement(
         context_id=_bind("context_id"),
         payload=_bind("payload"),
         checksum=_bind("checksum"),
+        uncounted=_bind("uncounted"),
         **{name: _bind(name) for name in _IMPORTED},
     )
 )
@@ -155,6 +161,77 @@ def import_(database: Database, data: dict[str, Any] | str | bytes, name: str | 
     return imported
 
 
+def write_new(database: Database, name: str | None, new: Sequence[NewRecord]) -> Context:
+    """A new context of the records *new*; None gives it a name of its own.
+
+    Raises:
+        ConfigError: the name is taken, or something cannot be stored; nothing was written.
+    """
+    target = str(uuid.uuid4()) if name is None else check_text(name, "context name")
+    rows = new_rows(new)
+    with database.write(boundary=True) as connection:
+        context_id, made = create(connection, target)
+        if not made:
+            raise ConfigError(f"a context called {target!r} already exists; pass another name=")
+        insert_rows(connection, context_id, rows, new)
+        written = by_id(connection, context_id)
+    assert written is not None  # noqa: S101 - made in this transaction
+    return written
+
+
+def new_rows(new: Sequence[NewRecord]) -> list[dict[str, Any]]:
+    """Rows for *new*, in order.
+
+    Raises:
+        ConfigError: one cannot be stored.
+    """
+    return [_new_row(one, seq) for seq, one in enumerate(new, 1)]
+
+
+def insert_rows(
+    connection: Connection,
+    context_id: str,
+    rows: list[dict[str, Any]],
+    new: Sequence[NewRecord],
+) -> None:
+    """Write the rows of *new* to a context that has no records yet."""
+    _IMPORT.run_many(connection, [{**row, "context_id": context_id} for row in rows])
+    files = {seq: one.attachments for seq, one in enumerate(new, 1) if one.attachments}
+    attached.attach_imported(connection, context_id, files)
+    recount(connection, context_id)
+
+
+def _new_row(one: NewRecord, seq: int) -> dict[str, Any]:
+    content = check_text(one.content, f"the text of {one.where}", empty=True)
+    for value in (one.call_id, one.name):
+        if value is not None:
+            check_text(value, f"a name in {one.where}", empty=True)
+    payload = None if one.payload is None else dump_json(one.payload)
+    size, guess = measure(content)
+    if one.attachments:
+        # A later count would look at the text alone.
+        size, guess = count_tokens(content) + tokens_of(one.attachments), False
+    return {
+        "ts": now_text() if one.timestamp is None else _moment_text(one.timestamp),
+        "source": int(one.source),
+        "content": content,
+        "live": True,
+        "est_tokens": size,
+        "response_id": one.response_id,
+        "streamed": False,
+        "seq": seq,
+        "position": seq,
+        "call_id": one.call_id,
+        "name": one.name,
+        "pinned": False,
+        "error": one.error,
+        "payload": payload,
+        "checksum": checksum(content, payload),
+        "attached": len(one.attachments),
+        "uncounted": guess,
+    }
+
+
 def _parsed(data: dict[str, Any] | str | bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         try:
@@ -191,6 +268,7 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
         "payload": payload,
         "checksum": checksum(content, payload),
         "attached": len(one.get("attachments") or ()),
+        "uncounted": False,
     }
 
 
@@ -222,4 +300,10 @@ def _time_text(text: str) -> str:
     moment = parse_time(text)
     if text.endswith(" UTC"):
         return text
-    return moment.strftime("%Y-%m-%d %H:%M:%S.%f").rstrip("0").rstrip(".") + " +0000 UTC"
+    return _moment_text(moment)
+
+
+def _moment_text(moment: datetime) -> str:
+    # Not strftime, which writes years below 1000 without their zeros.
+    text = moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
+    return (text.rstrip("0") if "." in text else text) + " +0000 UTC"
