@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from contextwindow import messages
+from contextwindow import messages, transcripts
 from contextwindow.chunks import StreamChunk
 from contextwindow.errors import ConfigError, ContextNotFound
 from contextwindow.followers import follow
@@ -241,10 +241,40 @@ class ContextReader:
             live = reading.live_records(connection, context.id)
         return messages.export_messages(live, format)
 
+    def export_markdown(self, name: str | None = None) -> str:
+        """A context as a document in Markdown: all its records, those that are not sent marked.
+
+        What somebody wrote is quoted, so that no text passes for a heading of the transcript.
+
+        Args:
+            name: None takes the current context.
+
+        Raises:
+            ContextNotFound: there is no context of that name.
+        """
+        return transcripts.to_markdown(*self._whole(name))
+
+    def export_html(self, name: str | None = None) -> str:
+        """A context as one HTML file, without scripts and without anything to fetch.
+
+        Args:
+            name: None takes the current context.
+
+        Raises:
+            ContextNotFound: there is no context of that name.
+        """
+        return transcripts.to_html(*self._whole(name))
+
     def list_tools(self) -> list[str]:
         """Names of the tools that are stored with the context."""
         with self._store.database.read() as connection:
             return conversations.tools(connection, self._current()[0])
+
+    def _whole(self, name: str | None) -> tuple[Context, list[Record]]:
+        """A context and all its records."""
+        context = self._chosen(name)
+        with self._store.database.read() as connection:
+            return context, reading.page(connection, context.id, None, None)
 
     def _chosen(self, name: str | None) -> Context:
         """The context called *name*, or the current one."""

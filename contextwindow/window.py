@@ -602,16 +602,16 @@ class ContextWindow:
 
         Args:
             format: ``"openai"`` (Chat Completions) or ``"anthropic"``.
-            name: None takes the current context.
-
-        Returns:
-            ``{"messages": […]}``, and with ``"anthropic"`` a ``"system"`` where there is one.
-
-        Raises:
-            ConfigError: *format* is not known.
-            ContextNotFound: there is no context of that name.
         """
         return self._reader.export_messages(format, name)
+
+    def export_markdown(self, name: str | None = None) -> str:
+        """A context as a document in Markdown: all its records, those that are not sent marked."""
+        return self._reader.export_markdown(name)
+
+    def export_html(self, name: str | None = None) -> str:
+        """A context as one HTML file, without scripts and without anything to fetch."""
+        return self._reader.export_html(name)
 
     def import_messages(
         self, messages: dict[str, Any] | Sequence[dict[str, Any]], name: str | None = None

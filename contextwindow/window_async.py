@@ -441,6 +441,14 @@ class AsyncContextWindow:
         """A context as arguments of a provider's SDK; see ``ContextWindow.export_messages``."""
         return await self._run(lambda core: core.export_messages(format, name))
 
+    async def export_markdown(self, name: str | None = None) -> str:
+        """A context as a document in Markdown; see ``ContextReader.export_markdown``."""
+        return await self._run(lambda core: core.export_markdown(name))
+
+    async def export_html(self, name: str | None = None) -> str:
+        """A context as one HTML file; see ``ContextReader.export_html``."""
+        return await self._run(lambda core: core.export_html(name))
+
     async def import_messages(
         self, messages: dict[str, Any] | Sequence[dict[str, Any]], name: str | None = None
     ) -> Context:
