@@ -134,7 +134,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRecord:
-    """A live record that is still to be written; see ``Record``.
+    """A record that is still to be written; see ``Record``.
 
     Attributes:
         where: what it came from, for messages, such as ``"messages[3]"``.
@@ -145,6 +145,7 @@ class NewRecord:
     content: str
     where: str
     timestamp: datetime | None = None
+    live: bool = True
     response_id: str | None = None
     call_id: str | None = None
     name: str | None = None

@@ -20,7 +20,15 @@ from contextwindow.errors import (
     TurnBusy,
 )
 from contextwindow.records import Context, ContextStats, SearchResult, Turn
-from contextwindow.store import beginning, cancelling, conversations, leases, reading, search
+from contextwindow.store import (
+    beginning,
+    cancelling,
+    conversations,
+    leases,
+    reading,
+    search,
+    transfer,
+)
 from contextwindow.store.checkpoints import Checkpointer
 from contextwindow.store.checks import check_flag, check_whole
 from contextwindow.store.engine import Database
@@ -158,6 +166,25 @@ class Store:
         ``ContextWindow.search`` tells what it means, and looks in one context.
         """
         return search.search(self._database, query, limit, None, raw=raw)
+
+    def import_llm_logs(self, path: str | os.PathLike[str]) -> list[Context]:
+        """Take in the log of Simon Willison's ``llm``: a context for each conversation.
+
+        One transaction writes them all; the log is only read.  Times are kept, token counts
+        are not taken over.  The context's metadata names the conversation, by which one that was
+        taken in before is known.  Files that the log names by their path are not opened: a note
+        stands in the prompt.
+
+        Args:
+            path: of ``logs.db``; ``llm logs path`` tells it.
+
+        Returns:
+            The new contexts; a number stands behind a name that was taken.
+
+        Raises:
+            ConfigError: it is no such log, or is damaged; nothing was written.
+        """
+        return transfer.import_llm(self._database, path)
 
     def turns(self, state: str | None = None) -> list[Turn]:
         """Turns of every context, oldest first; only those in *state* if it is given."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,10 +22,11 @@ from contextwindow.store.connection import Connection
 from contextwindow.store.conversations import LAST_PLACE, by_id, create, recount, tools
 from contextwindow.store.engine import Database
 from contextwindow.store.failures import Conflict
+from contextwindow.store.llm_logs import LlmLog
 from contextwindow.store.rows import RECORD_COLUMNS, measure, to_record
-from contextwindow.store.schema import context_tools, records
+from contextwindow.store.schema import context_tools, contexts, records
 from contextwindow.store.statement import Statement
-from contextwindow.store.values import checksum, dump_json, now_text, parse_time
+from contextwindow.store.values import checksum, dump_json, load_json, now_text, parse_time
 from contextwindow.tokens import count_tokens
 
 _bind = sa.bindparam
@@ -62,6 +66,8 @@ _IMPORT = Statement(
         **{name: _bind(name) for name in _IMPORTED},
     )
 )
+
+_ORIGINS = Statement(sa.select(contexts.c.metadata).where(contexts.c.metadata.is_not(None)))
 
 _IMPORT_TOOL = Statement(
     sa.insert(context_tools).values(
@@ -179,6 +185,55 @@ def write_new(database: Database, name: str | None, new: Sequence[NewRecord]) ->
     return written
 
 
+def import_llm(database: Database, path: str | os.PathLike[str]) -> list[Context]:
+    """A context for each conversation in a log of llm that was not taken in before.
+
+    Raises:
+        ConfigError: it is no such log, or holds what cannot be kept; nothing was written.
+    """
+    made: list[Context] = []
+    with closing(LlmLog(path)) as log, database.write(boundary=True) as connection:
+        known = _imported_from_llm(connection)
+        for key in log.ids():
+            if key in known:
+                continue
+            found = log.conversation(key)
+            if not found.records:
+                continue
+            origin = {"imported_from": "llm", "conversation_id": key, "model": found.model}
+            first = found.records[0].timestamp
+            values = {"metadata_": dump_json(origin)}
+            if first is not None:
+                values["start_time"] = _moment_text(first)
+            context_id = _create_named(connection, found.name or f"llm {key}", values)
+            insert_rows(connection, context_id, new_rows(found.records), found.records)
+            written = by_id(connection, context_id)
+            assert written is not None  # noqa: S101 - made in this transaction
+            made.append(written)
+    return made
+
+
+def _imported_from_llm(connection: Connection) -> set[str]:
+    """Ids of the conversations that are here already."""
+    known = set()
+    for (text,) in _ORIGINS.all(connection):
+        origin = load_json(text)
+        if isinstance(origin, dict) and origin.get("imported_from") == "llm":
+            known.add(str(origin.get("conversation_id")))
+    return known
+
+
+def _create_named(connection: Connection, name: str, values: dict[str, Any]) -> str:
+    """A new context called *name*, with a number behind it where that is taken."""
+    check_text(name, "name of a conversation")
+    for number in itertools.count(2):
+        context_id, made = create(connection, name, **values)
+        if made:
+            return context_id
+        name = f"{name if number == 2 else name.rpartition(' (')[0]} ({number})"
+    raise AssertionError
+
+
 def new_rows(new: Sequence[NewRecord]) -> list[dict[str, Any]]:
     """Rows for *new*, in order.
 
@@ -215,7 +270,7 @@ def _new_row(one: NewRecord, seq: int) -> dict[str, Any]:
         "ts": now_text() if one.timestamp is None else _moment_text(one.timestamp),
         "source": int(one.source),
         "content": content,
-        "live": True,
+        "live": one.live,
         "est_tokens": size,
         "response_id": one.response_id,
         "streamed": False,
