@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql
 from contextwindow.attachments import read_attachment
 from contextwindow.errors import ConfigError, RecordCorrupt
 from contextwindow.records import Attachment, Record, RecordType
+from contextwindow.store.checks import shown
 from contextwindow.store.connection import Connection
 from contextwindow.store.schema import attachments, record_attachments, records
 from contextwindow.store.statement import Statement, insert_ignore
@@ -248,7 +249,7 @@ def imported(export: Mapping[str, Any]) -> dict[int, list[Attachment]]:
     for record in export["records"]:
         for one in record.get("attachments") or ():
             if record["source"] != RecordType.PROMPT.name.lower():
-                raise ConfigError(f"record {record['seq']!r:.40} has attachments and is no prompt")
+                raise ConfigError(f"record {shown(record['seq'])} has attachments and is no prompt")
             found.setdefault(record["seq"], []).append(_imported(one, blobs))
     return found
 
@@ -269,6 +270,10 @@ def _imported(one: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Attachment:
         data = blobs.get(one["digest"])
         if data is None:
             raise ConfigError(f"the bytes of attachment {one['digest']!r:.80} are missing")
+    # We do not write a size; what another program claims must not be believed.
+    claimed = one.get("size_bytes", None if data is None else len(data))
+    if data is not None and claimed != len(data):
+        raise ConfigError(f"an attachment of {len(data)} bytes claims to have {shown(claimed)}")
     given = Attachment(media_type=one["media_type"], name=one["name"], data=data, url=url)
     return read_attachment(given)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from contextwindow.errors import ConfigError
@@ -52,24 +52,25 @@ def check_json(value: object, what: str, *, texts: bool = True) -> None:
     Raises:
         ConfigError: it holds another type, a number that is none, or is nested too deeply.
     """
-    waiting: list[tuple[object, int]] = [(value, 0)]
-    while waiting:
-        one, depth = waiting.pop()
-        if isinstance(one, dict):
-            bad = next((key for key in one if not isinstance(key, str)), None)
-            if bad is not None:
-                raise ConfigError(f"{what} has a key that is no text: {shown(bad)}")
-            if texts:
-                waiting += ((key, depth) for key in one)
-            waiting += ((member, depth + 1) for member in one.values())
-        elif isinstance(one, list):
-            waiting += ((member, depth + 1) for member in one)
-        elif isinstance(one, str):
-            if texts:
-                check_text(one, f"a text in {what}", empty=True)
-        elif not _plain(one):
-            raise ConfigError(f"{what} holds {shown(one)}, which is no JSON")
-        if depth > _DEEPEST:
+    # Iterators and not what they give: a list of a million numbers costs no more than a short one.
+    open_: list[Iterator[object]] = [iter((value,))]
+    while open_:
+        for one in open_[-1]:
+            if isinstance(one, dict):
+                _check_keys(one, what, texts=texts)
+                open_.append(iter(one.values()))
+                break
+            if isinstance(one, list):
+                open_.append(iter(one))
+                break
+            if isinstance(one, str):
+                if texts:
+                    check_text(one, f"a text in {what}", empty=True)
+            elif not _plain(one):
+                raise ConfigError(f"{what} holds {shown(one)}, which is no JSON")
+        else:
+            open_.pop()
+        if len(open_) > _DEEPEST:
             raise ConfigError(f"{what} is nested more than {_DEEPEST} levels deep")
 
 
@@ -79,6 +80,14 @@ def shown(value: object) -> str:
         return f"{value!r:.60}"
     except (ValueError, RecursionError):  # a number of thousands of digits, a list in itself
         return f"{type(value).__name__} that cannot be shown"
+
+
+def _check_keys(value: dict[object, object], what: str, *, texts: bool) -> None:
+    for key in value:
+        if not isinstance(key, str):
+            raise ConfigError(f"{what} has a key that is no text: {shown(key)}")
+        if texts:
+            check_text(key, f"a key in {what}", empty=True)
 
 
 def _plain(value: object) -> bool:

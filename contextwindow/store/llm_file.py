@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -100,8 +99,9 @@ class LlmFile:
             ConfigError: the file is damaged.
         """
         try:
-            with closing(self._connection.execute(sql, values)) as cursor:
-                yield from cursor
+            # Not `yield from`, which closes the cursor of an abandoned query: too late, and loudly.
+            for row in self._connection.execute(sql, values):  # noqa: UP028
+                yield row
         except (sqlite3.Error, OverflowError) as error:
             raise self._failed(error) from error
 

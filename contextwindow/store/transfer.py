@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,7 +18,7 @@ from contextwindow.attachments import tokens_of
 from contextwindow.errors import ConfigError, StoreError
 from contextwindow.records import Context, NewRecord, RecordType
 from contextwindow.store import attached
-from contextwindow.store.checks import check_text
+from contextwindow.store.checks import check_json, check_text, shown
 from contextwindow.store.connection import Connection
 from contextwindow.store.conversations import LAST_PLACE, by_id, create, recount, tools
 from contextwindow.store.engine import Database
@@ -33,6 +34,12 @@ _bind = sa.bindparam
 
 FORMAT: Final = "contextwindow/1"
 """Version of the JSON that ``export_context`` gives."""
+
+_VERSION: Final = re.compile(r"contextwindow/([1-9][0-9]{0,8})")
+# What a column for tokens holds on every database.
+_MOST_TOKENS: Final = (1 << 31) - 1
+# Times before the year 1, and values that are nested without an end.
+_TOO_MUCH: Final = (OverflowError, RecursionError)
 
 _EXPORT = Statement(
     sa.select(*RECORD_COLUMNS, records.c.ts, records.c.position, records.c.payload)
@@ -131,25 +138,23 @@ def import_(database: Database, data: dict[str, Any] | str | bytes, name: str | 
         head = export_["context"]
         target = check_text(name if name is not None else head["name"], "context name")
         rows = [_row(one) for one in _list(export_["records"], "records")]
+        _check_distinct(rows, export_["records"])
         files = attached.imported(export_)
         names = dict.fromkeys(
             check_text(one, "tool name") for one in _list(export_.get("tools") or [], "tools")
         )
-        metadata = head.get("metadata")
         most = head.get("max_tokens")
         values = {
             "start_time": _time_text(head["start_time"]),
             "threading": _flag(head, "use_server_side_threading"),
             "max_tokens": None if most is None else _whole(most, "max_tokens", least=1),
-            "metadata_": None if metadata is None else dump_json(metadata),
+            "metadata_": _json(head, "metadata"),
         }
     except (ConfigError, StoreError) as error:
         raise ConfigError(f"this is no whole export: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        why = f"{type(error).__name__} {error}"
+    except (LookupError, TypeError, ValueError, AttributeError, *_TOO_MUCH) as error:
+        why = f"{type(error).__name__} {error!s:.200}"
         raise ConfigError(f"this is no whole export: {why}") from error
-    if len({row["seq"] for row in rows}) != len(rows):
-        raise ConfigError("this is no whole export: two records have the same seq")
     with database.write(boundary=True) as connection:
         context_id, made = create(connection, target, **values)
         if not made:
@@ -290,19 +295,42 @@ def _new_row(one: NewRecord, seq: int) -> dict[str, Any]:
 def _parsed(data: dict[str, Any] | str | bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         try:
-            data = json.loads(data)
+            data = json.loads(data, object_pairs_hook=_distinct)
         except (ValueError, RecursionError, TypeError) as error:
-            raise ConfigError(f"an export must be JSON: {error}") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise ConfigError(f"this is no export that can be read here: {found!r}, not {FORMAT!r}")
-    return data
+            raise ConfigError(f"an export must be JSON: {error!s:.200}") from error
+    form = data.get("format") if isinstance(data, dict) else None
+    if isinstance(data, dict) and form == FORMAT:
+        return data
+    newer = _VERSION.fullmatch(form) if isinstance(form, str) else None
+    if newer is not None and int(newer[1]) > int(FORMAT.rpartition("/")[2]):
+        raise ConfigError(
+            f"this export is {form!r}, made by a newer contextwindow; {FORMAT!r} is the newest "
+            "that can be read here: upgrade, or export it anew with the older one"
+        )
+    found = shown(form) if isinstance(data, dict) else type(data).__name__
+    raise ConfigError(f"this is no export that can be read here: {found}, not {FORMAT!r}")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, each of whose keys is there once: a later one would hide the first."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return made
+
+
+def _check_distinct(rows: list[dict[str, Any]], given: list[dict[str, Any]]) -> None:
+    if len({row["seq"] for row in rows}) != len(rows):
+        raise ConfigError("two records have the same seq")
+    ids = [one["id"] for one in given if one.get("id") is not None]
+    if len(set(ids)) != len(ids):
+        raise ConfigError("two records have the same id")
 
 
 def _row(one: dict[str, Any]) -> dict[str, Any]:
     """A record of an export as a row."""
     content = check_text(one["content"], "content of a record", empty=True)
-    payload = None if one.get("payload") is None else dump_json(one["payload"])
+    payload = _json(one, "payload")
     seq = _whole(one["seq"], "seq", least=1)
     source = RecordType[str(one["source"]).upper()]
     partial = _flag(one, "partial")
@@ -311,7 +339,7 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
         "source": int(source),
         "content": content,
         "live": _flag(one, "live") and (source == RecordType.MODEL_RESPONSE or not partial),
-        "est_tokens": _whole(one["est_tokens"], "est_tokens", least=0),
+        "est_tokens": _whole(one["est_tokens"], "est_tokens", least=0, most=_MOST_TOKENS),
         "response_id": _text(one, "response_id"),
         "streamed": _flag(one, "streamed"),
         "seq": seq,
@@ -322,7 +350,7 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
         "error": _flag(one, "error"),
         "payload": payload,
         "checksum": checksum(content, payload),
-        "attached": len(one.get("attachments") or ()),
+        "attached": len(_list(one.get("attachments") or [], "attachments")),
         "uncounted": False,
     }
 
@@ -330,20 +358,31 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
 def _list(value: object, what: str) -> list[Any]:
     if isinstance(value, list):
         return value
-    raise TypeError(f"{what} must be a list, not {value!r:.60}")
+    raise TypeError(f"{what} must be a list, not {shown(value)}")
 
 
-def _whole(value: object, what: str, *, least: int) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and least <= value < LAST_PLACE:
+def _json(one: dict[str, Any], key: str) -> str | None:
+    """The object under *key* as it is stored, or None."""
+    value = one.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise TypeError(f"{key} must be an object, not {shown(value)}")
+    check_json(value, key, texts=False)
+    return dump_json(value)
+
+
+def _whole(value: object, what: str, *, least: int, most: int = LAST_PLACE - 1) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return value
-    raise ValueError(f"{what} must be a whole number of {least} or above, not {value!r:.60}")
+    raise ValueError(f"{what} must be a whole number from {least} to {most}, not {shown(value)}")
 
 
 def _flag(one: dict[str, Any], key: str) -> bool:
     value = one.get(key, False)
     if isinstance(value, bool):
         return value
-    raise TypeError(f"{key} must be true or false, not {value!r:.60}")
+    raise TypeError(f"{key} must be true or false, not {shown(value)}")
 
 
 def _text(one: dict[str, Any], key: str) -> str | None:
