@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
@@ -44,6 +45,9 @@ _ANTHROPIC_PARTS: Final = frozenset({"image", "document", "thinking", "redacted_
 # Of replies alone.  What a server tool is called changes; how its blocks are called does not.
 _SERVER_PARTS: Final = ("_tool_use", "_tool_result")
 _SERVER_BLOCKS: Final = ("container_upload", "compaction")
+
+# It goes back as it came; other names are mended when they are sent.
+_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 Object = dict[str, Any]
 
@@ -472,7 +476,8 @@ def _checked_block(block: Object) -> Object:
             _text(block, "data", "a thought")
         case "tool_use":
             _text(block, "id", "a tool call")
-            _text(block, "name", "a tool call")
+            if _NAME.fullmatch(_text(block, "name", "a tool call")) is None:
+                raise ConfigError(f"{block['name']!r:.60} is no name that a tool can have")
             _object(block, "input")
         case str() if kind.endswith(_SERVER_PARTS):
             _text(block, "id" if kind.endswith("use") else "tool_use_id", "a server's tool")

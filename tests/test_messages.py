@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,10 +16,20 @@ from support import Open, contents, problems
 from support import file as file
 from support import run as run
 
-from contextwindow import ConfigError, ContextNotFound, ContextWindow, Record, RecordType, tool
+from contextwindow import (
+    ConfigError,
+    ContextNotFound,
+    ContextWindow,
+    ModelError,
+    Record,
+    RecordType,
+    tool,
+)
 from contextwindow.messages import MessageFormat
 from contextwindow.models.anthropic_messages import GO_ON, OPENING
 from contextwindow.testing import ScriptedModel, ScriptedReply
+from contextwindow.testing.rules_anthropic import refusal
+from contextwindow.testing.rules_openai import chat_refusal
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture"
 PNG_TEXT = base64.b64encode(PNG).decode()
@@ -302,6 +313,77 @@ def test_a_call_without_an_output_gets_one_and_a_partial_is_sent(file: str) -> N
     assert claude[-1]["content"][0]["is_error"] is True
 
 
+WRITES = st.lists(
+    st.one_of(
+        st.tuples(st.just("prompt"), TEXT),
+        st.tuples(st.just("system"), TEXT),
+        st.tuples(st.just("call"), st.sampled_from(["c1", "c2", "ü" * 70])),
+        st.tuples(st.just("output"), TEXT),
+        st.tuples(st.just("model"), st.sampled_from(["text", "refusal", "cut", "calls"])),
+        st.tuples(st.just("hide"), st.integers(0, 9)),
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(WRITES)
+def test_whatever_a_context_holds_the_list_is_one_that_is_taken(
+    writes: list[tuple[str, Any]],
+) -> None:
+    script = {
+        "text": ScriptedReply("fine", reasoning="hm"),
+        "refusal": ScriptedReply(refusal="no"),
+        "cut": ScriptedReply(["a ", "b ", "c"], reasoning="hm", fail_at=3),
+        "calls": ScriptedReply("so", tool_calls=[("look", {}, "c1"), ("look", {}, "c2")]),
+    }
+    replies = [script[what] for kind, what in writes if kind == "model"]
+    with ContextWindow(model=ScriptedModel([*replies, "spare"])) as window:
+        for kind, what in writes:
+            with suppress(ConfigError, ModelError):
+                write(window, kind, what)
+        window.add_prompt("and?")
+        chat, claude = window.export_messages("openai"), window.export_messages("anthropic")
+
+        assert chat_refusal(chat) is None
+        assert refusal({"max_tokens": 1, **claude}, {}) is None
+        again = window.import_messages(claude, "claude"), window.import_messages(chat, "chat")
+        for context in again:
+            assert chat_refusal(window.export_messages("openai", context.name)) is None
+            back = window.export_messages("anthropic", context.name)
+            assert refusal({"max_tokens": 1, **back}, {}) is None
+
+
+def write(window: ContextWindow, kind: str, what: Any) -> None:
+    match kind:
+        case "prompt":
+            window.add_prompt(what)
+        case "system":
+            window.set_system_prompt(what)
+        case "call":
+            window.add_tool_call("look at", {}, what)
+        case "output":
+            window.add_tool_output(what)
+        case "model":
+            window.call_model(max_resumes=0)
+        case "hide":
+            window.set_record_live_state_by_range(what, what, False)
+
+
+def test_two_calls_of_one_id_stand_in_two_messages(file: str) -> None:
+    with ContextWindow(file, "main") as window:
+        window.add_tool_call("look", {}, "c1")
+        output = window.add_tool_output("fine", "c1")
+        window.add_tool_call("look", {}, "c1")
+        window.set_live([output.id], False)
+
+        said = window.export_messages("openai")["messages"]
+
+    assert [one["role"] for one in said] == ["assistant", "tool", "assistant", "tool"]
+    assert chat_refusal({"messages": said}) is None
+
+
 def test_an_unknown_format_or_context_is_refused(file: str, run: Open) -> None:
     window = run(file, "main")
 
@@ -531,6 +613,13 @@ def call(**values: Any) -> dict[str, Any]:
         ),
         ({"role": "user", "content": [{**PAPER, "citations": {"enabled": True}}]}, "'citations'"),
         ({"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f"}]}, "input"),
+        (
+            {
+                "role": "assistant",
+                "content": [{"type": "tool_use", "id": "t", "name": "a b", "input": {}}],
+            },
+            "'a b' is no name",
+        ),
         ({"role": "assistant", "content": [{"type": "thinking", "thinking": 5}]}, "'thinking'"),
         ({"role": "assistant", "content": [{"type": "server_tool_use"}]}, "'id'"),
         (

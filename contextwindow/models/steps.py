@@ -55,7 +55,12 @@ def steps(records: Sequence[Record], *, id_limit: int, continued: bool = False) 
         step = _step(record, id_limit, continued=continued)
         if id(record) in answering:
             step = None
-        if waiting and (step is None or not _goes_with(record, waiting[-1][0].record)):
+        if waiting and (
+            step is None
+            or not _goes_with(record, waiting[-1][0].record)
+            # Within one message an id names one call.
+            or (step.kind == "call" and any(step.call_id == one.call_id for one, _ in waiting))
+        ):
             yield from (_output(*one) for one in waiting)
             waiting.clear()
         if step is None:
