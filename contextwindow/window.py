@@ -602,6 +602,9 @@ class ContextWindow:
 
         Args:
             format: ``"openai"`` (Chat Completions) or ``"anthropic"``.
+
+        Raises:
+            ConfigError: *format* is not known.
         """
         return self._reader.export_messages(format, name)
 

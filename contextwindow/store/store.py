@@ -172,7 +172,7 @@ class Store:
 
         One transaction writes them all; the log is only read.  Times are kept, token counts
         are not taken over.  The context's metadata names the conversation, by which one that was
-        taken in before is known.  Files that the log names by their path are not opened: a note
+        taken in before is known, and left as it is.  Files that the log names by their path are not opened: a note
         stands in the prompt.
 
         Args:
