@@ -103,6 +103,41 @@ def read_attachment(value: object, *, untouchable: Collection[tuple[int, int]] =
     )
 
 
+def from_url(url: str, usual: str, name: str = "") -> Attachment:
+    """The attachment behind a URL: ``data:`` is decoded, others are kept; never a path.
+
+    Args:
+        usual: its media type where neither *name* nor the URL's own tells it.
+
+    Raises:
+        ConfigError: it is no URL that can be kept, or holds no data.
+    """
+    if url[:5].lower() == "data:":
+        found = read_attachment(url)
+        return _from_bytes(
+            found.data or b"", _named(name, "a name"), found.media_type, "a data: URL"
+        )
+    try:
+        last = unquote(urlsplit(url).path.rpartition("/")[2])
+    except ValueError as error:
+        raise ConfigError(f"{url!r:.120} is no URL: {error}") from error
+    media_type = media_types.by_name(name) or media_types.by_name(last) or usual
+    return _checked(Attachment(media_type=media_type, name=name, url=url), None)
+
+
+def from_base64(text: str, media_type: str, name: str = "") -> Attachment:
+    """The attachment whose bytes are *text* in base64.
+
+    Raises:
+        ConfigError: it is no base64, or not of that media type.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise ConfigError(f"the data of an attachment is no base64: {error}") from error
+    return _checked(Attachment(media_type=media_type, name=name, data=data), None)
+
+
 def tokens_of(attachments: Sequence[Attachment]) -> int:
     """A guess at the tokens of *attachments*; text is counted."""
     return min(sum(map(_tokens, attachments)), _MOST_TOKENS)

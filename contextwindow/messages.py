@@ -10,16 +10,13 @@ what it is, and the two messages that Anthropic's rules make us put around a con
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
-from urllib.parse import unquote, urlsplit
 
 from contextwindow import media_types
-from contextwindow.attachments import read_attachment
+from contextwindow.attachments import from_base64, from_url, read_attachment
 from contextwindow.errors import ConfigError, ModelError
 from contextwindow.models import anthropic_decoder, chat_decoder
 from contextwindow.models.anthropic_decoder import AnthropicDecoder
@@ -216,7 +213,7 @@ class _OpenAI(_Reader):
                 _only(part, "type", "image_url")
                 image = _object(part, "image_url")
                 _only(image, "url", "detail")
-                return _from_url(_text(image, "url", "an image"), "image/jpeg")
+                return from_url(_text(image, "url", "an image"), "image/jpeg")
             case "input_audio":
                 _only(part, "type", "input_audio")
                 sound = _object(part, "input_audio")
@@ -225,13 +222,13 @@ class _OpenAI(_Reader):
                 media_type = kinds.get(_text(sound, "format", "a sound"))
                 if media_type is None:
                     raise ConfigError(f"the audio format {shown(sound['format'])} is not known")
-                return _from_base64(_text(sound, "data", "a sound"), media_type)
+                return from_base64(_text(sound, "data", "a sound"), media_type)
             case "file":
                 _only(part, "type", "file")
                 file = _object(part, "file")
                 _only(file, "filename", "file_data")
                 name = _text(file, "filename", "a file", default="")
-                return _from_url(_text(file, "file_data", "a file"), PDF, name)
+                return from_url(_text(file, "file_data", "a file"), PDF, name)
             case kind:
                 raise ConfigError(f"a part of the type {shown(kind)} is not known")
 
@@ -492,41 +489,16 @@ def _from_source(source: Object, name: str, usual: str) -> Attachment:
         case "base64":
             _only(source, "type", "media_type", "data")
             media_type = _text(source, "media_type", "a source")
-            return _from_base64(_text(source, "data", "a source"), media_type, name)
+            return from_base64(_text(source, "data", "a source"), media_type, name)
         case "text":
             _only(source, "type", "media_type", "data")
             data = _text(source, "data", "a source").encode()
             return read_attachment(Attachment(media_type=media_types.TEXT, name=name, data=data))
         case "url":
             _only(source, "type", "url")
-            return _from_url(_text(source, "url", "a source"), usual, name)
+            return from_url(_text(source, "url", "a source"), usual, name)
         case kind:
             raise ConfigError(f"a source of the type {shown(kind)} is not known")
-
-
-def _from_url(url: str, usual: str, name: str = "") -> Attachment:
-    """The attachment behind a URL, which is decoded or kept and never fetched, or read as a path.
-
-    Args:
-        usual: its media type where its name does not tell.
-    """
-    if url[:5].lower() == "data:":
-        found = read_attachment(url)
-        return read_attachment(Attachment(media_type=found.media_type, name=name, data=found.data))
-    try:
-        last = unquote(urlsplit(url).path.rpartition("/")[2])
-    except ValueError as error:
-        raise ConfigError(f"{url!r:.120} is no URL: {error}") from error
-    media_type = media_types.by_name(name) or media_types.by_name(last) or usual
-    return read_attachment(Attachment(media_type=media_type, name=name, url=url))
-
-
-def _from_base64(text: str, media_type: str, name: str = "") -> Attachment:
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error) as error:
-        raise ConfigError(f"the data of an attachment is no base64: {error}") from error
-    return read_attachment(Attachment(media_type=media_type, name=name, data=data))
 
 
 def _is(content: object, text: str) -> bool:

@@ -172,8 +172,8 @@ class Store:
 
         One transaction writes them all; the log is only read.  Times are kept, token counts
         are not taken over.  The context's metadata names the conversation, by which one that was
-        taken in before is known, and left as it is.  Files that the log names by their path are not opened: a note
-        stands in the prompt.
+        taken in before is known, and left as it is.  Files that the log names by their path are
+        not opened: a note stands in the prompt.
 
         Args:
             path: of ``logs.db``; ``llm logs path`` tells it.
