@@ -26,6 +26,7 @@ from contextwindow.store.failures import Conflict
 from contextwindow.store.llm_logs import LlmLog
 from contextwindow.store.rows import RECORD_COLUMNS, measure, to_record
 from contextwindow.store.schema import context_tools, contexts, records
+from contextwindow.store.search import Paused
 from contextwindow.store.statement import Statement
 from contextwindow.store.values import checksum, dump_json, load_json, now_text, parse_time
 from contextwindow.tokens import count_tokens
@@ -160,7 +161,8 @@ def import_(database: Database, data: dict[str, Any] | str | bytes, name: str | 
         if not made:
             raise ConfigError(f"a context called {target!r} already exists; pass another name=")
         try:
-            _IMPORT.run_many(connection, [{**row, "context_id": context_id} for row in rows])
+            with Paused(connection, context_id):
+                _IMPORT.run_many(connection, [{**row, "context_id": context_id} for row in rows])
         except Conflict as error:
             raise ConfigError(f"this is no whole export: {error}") from error
         attached.attach_imported(connection, context_id, files)
@@ -255,7 +257,8 @@ def insert_rows(
     new: Sequence[NewRecord],
 ) -> None:
     """Write the rows of *new* to a context that has no records yet."""
-    _IMPORT.run_many(connection, [{**row, "context_id": context_id} for row in rows])
+    with Paused(connection, context_id):
+        _IMPORT.run_many(connection, [{**row, "context_id": context_id} for row in rows])
     files = {seq: one.attachments for seq, one in enumerate(new, 1) if one.attachments}
     attached.attach_imported(connection, context_id, files)
     recount(connection, context_id)
