@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from contextwindow.models.prices import Prices
     from contextwindow.options import CallArguments
     from contextwindow.reader import ContextReader
+    from contextwindow.recalling import recall
     from contextwindow.records import (
         Attachment,
         Call,
@@ -205,6 +206,7 @@ __all__ = [
     "handler",
     "pump",
     "pump_async",
+    "recall",
     "tool",
 ]
 
@@ -234,6 +236,7 @@ _MODULES = {
     "models.prices": "Prices",
     "options": "CallArguments",
     "reader": "ContextReader",
+    "recalling": "recall",
     "records": (
         "Attachment Call Context ContextStats Record RecordType Reply SearchResult TokenUsage "
         "ToolCall Turn "

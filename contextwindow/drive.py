@@ -81,6 +81,7 @@ class Wiring:
         deadline: seconds for the whole turn, or None.
         on_busy: what to do while another turn runs on the context.
         context_name: of the context, for its tools.
+        reader: reads of the context, for its tools; what it is, is none of the driver's concern.
         question: makes what asks a model something beside the conversation; None where nothing is
             ever asked.
     """
@@ -96,6 +97,7 @@ class Wiring:
         deadline: float | None = None,
         on_busy: OnBusy = "raise",
         context_name: str = "",
+        reader: object = None,
         question: Callable[[Ask, float | None], Question | AsyncQuestion] | None = None,
     ) -> None:
         self.store = store
@@ -106,6 +108,7 @@ class Wiring:
         self.deadline = deadline
         self.on_busy = on_busy
         self.context_name = context_name
+        self.reader = reader
         self._question = question
 
     def question(self, ask: Ask) -> Any:
@@ -122,6 +125,7 @@ class Wiring:
             context_id=self.ledger.context_id,
             context_name=self.context_name,
             store=self.store,
+            reader=self.reader,
             send=send,
         )
 

@@ -91,6 +91,19 @@ class ContextReader:
         with self._store.database.read() as connection:
             return reading.page(connection, self._current()[0], after, limit)
 
+    def around(self, record_id: int, *, before: int = 1, after: int = 1) -> list[Record]:
+        """A record and its neighbours in order, live or not; a damaged neighbour is left out.
+
+        Args:
+            before, after: how many neighbours at the most.
+
+        Raises:
+            ConfigError: *record_id* is no record of this context, or a number is below 0.
+            RecordCorrupt: the record itself was damaged on the disk.
+        """
+        with self._store.database.read() as connection:
+            return reading.around(connection, self._current()[0], record_id, before, after)
+
     def turns(self) -> list[Turn]:
         """The turns of the context, oldest first."""
         with self._store.database.read() as connection:

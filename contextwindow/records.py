@@ -26,6 +26,22 @@ class RecordType(IntEnum):
     REASONING = 5
     SUMMARY = 6
 
+    @property
+    def role(self) -> str:
+        """Who speaks, such as ``"user"``, ``"assistant"`` or ``"tool call"``."""
+        return _ROLES[self]
+
+
+_ROLES: Final = {
+    RecordType.PROMPT: "user",
+    RecordType.MODEL_RESPONSE: "assistant",
+    RecordType.TOOL_CALL: "tool call",
+    RecordType.TOOL_OUTPUT: "tool output",
+    RecordType.SYSTEM_PROMPT: "system",
+    RecordType.REASONING: "reasoning",
+    RecordType.SUMMARY: "summary",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:

@@ -262,6 +262,8 @@ class ToolContext:
         context_id: id of the conversation.
         context_name: its name.
         store: the open ``Store`` of the conversation, None outside a window.
+        reader: a ``ContextReader`` of this conversation, whichever the window has switched to
+            since; None outside a window.  Its reads block.
     """
 
     def __init__(
@@ -273,6 +275,7 @@ class ToolContext:
         context_id: str = "",
         context_name: str = "",
         store: Any = None,
+        reader: Any = None,
         send: Callable[[Any], Any] | None = None,
     ) -> None:
         self.call_id = call_id
@@ -281,6 +284,7 @@ class ToolContext:
         self.context_id = context_id
         self.context_name = context_name
         self.store = store
+        self.reader = reader
         self._send = send
         self._expired = False
 

@@ -944,6 +944,7 @@ class ContextWindow:
             deadline=driving.deadline,
             on_busy=driving.on_busy,
             context_name=context[1],
+            reader=ContextReader(self._store, lambda: context, self._most_tokens),
             question=self._question,
         )
 

@@ -18,20 +18,10 @@ from contextwindow import (
     ContextStats,
     ContextWindow,
     Record,
-    RecordType,
     Store,
 )
 from contextwindow.cli.terminal import harmless
 
-ROLES = {
-    RecordType.PROMPT: "user",
-    RecordType.MODEL_RESPONSE: "assistant",
-    RecordType.TOOL_CALL: "tool call",
-    RecordType.TOOL_OUTPUT: "tool output",
-    RecordType.SYSTEM_PROMPT: "system",
-    RecordType.REASONING: "reasoning",
-    RecordType.SUMMARY: "summary",
-}
 _LOOKS_A_SECOND = 10
 
 
@@ -127,7 +117,7 @@ def _heading(record: Record) -> str:
         marks.append("failed")
     if not record.live:
         marks.append("not live")
-    return click.style(ROLES[record.source], bold=True) + f" ({', '.join(marks)})"
+    return click.style(record.source.role, bold=True) + f" ({', '.join(marks)})"
 
 
 def _attached(one: Attachment) -> str:
@@ -159,7 +149,7 @@ def _record(record: Record) -> dict[str, object]:
         "id": record.id,
         "seq": record.seq,
         "time": record.timestamp.isoformat(),
-        "role": ROLES[record.source],
+        "role": record.source.role,
         "text": record.content,
         "name": record.name,
         "call_id": record.call_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final
 
@@ -37,6 +38,14 @@ _PAGE = Statement(
     .where(records.c.context_id == _bind("context_id"))
     .where(sa.tuple_(*_IN_ORDER) > sa.tuple_(_bind("position"), _bind("seq")))
     .order_by(*_IN_ORDER)
+    .limit(_bind("limit"))
+)
+
+_BEFORE = Statement(
+    sa.select(*RECORD_COLUMNS)
+    .where(records.c.context_id == _bind("context_id"))
+    .where(sa.tuple_(*_IN_ORDER) < sa.tuple_(_bind("position"), _bind("seq")))
+    .order_by(*(column.desc() for column in _IN_ORDER))
     .limit(_bind("limit"))
 )
 
@@ -206,13 +215,7 @@ def page(
     """
     if limit is not None:
         check_whole(limit, "limit")
-    place: tuple[Any, ...] | None = (-1, -1)
-    if after is not None:
-        check_id(after, "record")
-        place = _PLACE.one(connection, context_id=context_id, record_id=after)
-        if place is None:
-            raise ConfigError(f"this context has no record {after!r}")
-    assert place is not None  # noqa: S101 - just checked
+    place = (-1, -1) if after is None else _place(connection, context_id, after)
     rows = _PAGE.all(
         connection,
         context_id=context_id,
@@ -221,6 +224,49 @@ def page(
         limit=_NO_LIMIT if limit is None else limit,
     )
     return [to_record(connection, row) for row in rows]
+
+
+def around(
+    connection: Connection, context_id: str, record_id: int, before: int, after: int
+) -> list[Record]:
+    """A record between so many of its neighbours, in order; a damaged neighbour is left out.
+
+    Raises:
+        ConfigError: it is no record of the context, or a number is below 0.
+        RecordCorrupt: it is damaged.
+    """
+    position, seq = _place(connection, context_id, record_id)
+    place = {"context_id": context_id, "position": position, "seq": seq}
+    earlier = _BEFORE.all(connection, limit=check_whole(before, "before"), **place)
+    later = _PAGE.all(connection, limit=check_whole(after, "after"), **place)
+    row = _BY_ID.one(connection, record_id=record_id)
+    assert row is not None  # noqa: S101 - it has a place
+    return [
+        *_readable(connection, earlier[::-1]),
+        to_record(connection, row),
+        *_readable(connection, later),
+    ]
+
+
+def _readable(connection: Connection, rows: list[tuple[Any, ...]]) -> list[Record]:
+    found = []
+    for row in rows:
+        with suppress(RecordCorrupt):
+            found.append(to_record(connection, row))
+    return found
+
+
+def _place(connection: Connection, context_id: str, record_id: int) -> tuple[int, int]:
+    """Where a record stands, as position and seq.
+
+    Raises:
+        ConfigError: it is no record of the context.
+    """
+    check_id(record_id, "record")
+    place = _PLACE.one(connection, context_id=context_id, record_id=record_id)
+    if place is None:
+        raise ConfigError(f"this context has no record {record_id!r}")
+    return place[0], place[1]
 
 
 def turns_of(connection: Connection, context_id: str) -> list[Turn]:
