@@ -323,6 +323,7 @@ class Progress:
 
     Attributes:
         sent: tokens of all that was sent, as counted here or by the provider.
+        options: all that are kept with the call, in the place of those before.
     """
 
     response_id: str | None = None
@@ -330,6 +331,7 @@ class Progress:
     model: str | None = None
     manifest: list[int] | None = None
     sent: int | None = None
+    options: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)

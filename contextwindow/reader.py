@@ -43,7 +43,8 @@ class ContextReader:
         store: the database.
         current: gives the id and the name of the current context.
         limit: gives the tokens that the window may hold, or 0.
-        estimate: gives the tokens of the next call as long as no provider has counted one.
+        estimate: gives the tokens of the next call as long as no provider has counted one; None
+            takes what the live texts have.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class ContextReader:
         store: Store,
         current: Callable[[], tuple[str, str]],
         limit: Callable[[], int],
-        estimate: Callable[[], int],
+        estimate: Callable[[], int] | None = None,
     ) -> None:
         self._store = store
         self._current = current
@@ -169,7 +170,9 @@ class ContextReader:
         live, total = reading.figures(self._store.database, context_id)
         with self._store.database.read() as connection:
             anchored = anchoring.anchored(connection, context_id)
-        exact, estimated = (0, self._estimate()) if anchored is None else anchored
+        if anchored is None:
+            anchored = 0, live if self._estimate is None else self._estimate()
+        exact, estimated = anchored
         most = self._limit()
         return TokenUsage(
             live=live,

@@ -369,7 +369,10 @@ class Call:
         time_to_first_token: seconds, or None without text.
         duration: seconds, or None while it runs.
         manifest: ids of the records that were sent.
-        options: the options of the request, without its records and without secrets.
+        options: the options of the request, without its records and without secrets; beside them
+            ``"previous_response_id"`` where the provider went on from its own copy, ``"hooks"``
+            (``"added"``, ``"changed"``, ``"left out"``: what hooks did to the records),
+            ``"resume"`` (the strategy) where it went on with a reply that was cut off.
     """
 
     id: int

@@ -105,6 +105,8 @@ class TurnRun:
         self._started = False
         self._out = Incoming(plan)
         self._manifest: list[int] = []
+        # What is kept with the call under way beside its options; see ``Call``.
+        self._about: dict[str, Any] = {}
         self._strategy = ""
         self._spliced = False
         self._reads_on = False
@@ -362,35 +364,49 @@ class TurnRun:
                 options = replace(options, previous_response_id=begun.last_response_id)
                 records = newer
         self._threaded_from = options.previous_response_id
+        about: dict[str, Any] = {}
+        if self._threaded_from is not None:
+            about["previous_response_id"] = self._threaded_from
         if plan.hooks.on_call_start:
             call = CallStart(list(records), plan.model.name, begun.turn_id)
             for hook in plan.hooks.on_call_start:
                 yield from run_hook("on_call_start", hook, call)
-            # What the provider keeps is then not what the database has.
-            self._spliced = self._spliced or call.records != records
+            if call.records != records:
+                # What the provider keeps is then not what the database has.
+                self._spliced = True
+                about["hooks"] = _changes(records, call.records)
             records = call.records
         check_unanswered(plan.model, records)
         # What the provider has of its own is paid for again.
         charged = records if options.previous_response_id is None else whole
-        yield from self._note_call([record.id for record in records if record.id], charged)
+        manifest = [record.id for record in records if record.id]
+        yield from self._note_call(manifest, charged, about)
         return plan.model.request(records, options)
 
-    def _note_call(self, manifest: list[int], charged: Sequence[Record]) -> Run:
+    def _note_call(
+        self, manifest: list[int], charged: Sequence[Record], about: dict[str, Any]
+    ) -> Run:
         """Tell the store of the call that is about to be made, what it sends and is charged for."""
+        if self._strategy:
+            about["resume"] = self._strategy
+        recorded = {**self.plan.recorded, **about} if about else self.plan.recorded
         if not self._call_open:
             model = self.plan.model
             provider = model.provider or model.api
             sent = self._tokens_of(charged)
-            start = StartCall(provider, model.name, self.plan.recorded, manifest, sent)
+            start = StartCall(provider, model.name, recorded, manifest, sent)
             self._out.noted = ()
             yield from self._out.write([Forget(self._over), start] if self._over else [start])
             self._over = []
-        elif manifest != self._manifest:
+        elif manifest != self._manifest or about != self._about:
             progress = Progress(manifest=manifest, sent=self._tokens_of(charged))
+            if about != self._about:
+                progress.options = recorded
             yield from self._out.write([progress])
         self._call_open = True
         self._sent = False
         self._manifest = manifest
+        self._about = about
 
     def _tokens_of(self, charged: Sequence[Record]) -> int:
         """Tokens of a call that sends *charged*; reading a response again sends nothing."""
@@ -472,7 +488,7 @@ class TurnRun:
                 self._strategy = "cursor"
                 self._reads_on = True
                 self._out.adopt([part for part in self._out.parts if part.open])
-                yield from self._note_call([], ())
+                yield from self._note_call([], (), {})
                 return request
             if strategy == "cursor":
                 raise ConfigError(
@@ -732,6 +748,14 @@ def _estimated(model: Model, records: Sequence[Record], options: CallOptions) ->
         return model.estimate(model.request(list(records), options)).tokens
     except ContextWindowError:
         return 0  # the call itself will say what is wrong
+
+
+def _changes(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
+    """What hooks have done to the records of a call: in words, as their ids may be many."""
+    old, new = ({one.id: one for one in records} for records in (before, after))
+    changed = any(new.get(number, record) != record for number, record in old.items())
+    found = {"added": new.keys() - old.keys(), "changed": changed, "left out": old.keys() - new}
+    return [what for what, is_so in found.items() if is_so]
 
 
 def _guessed(records: Sequence[Record]) -> int:

@@ -843,7 +843,8 @@ def _columns(usage: Usage) -> dict[str, Any]:
 
 def _news(progress: list[Progress]) -> dict[str, Any]:
     """What *progress* says together, the later over the earlier."""
-    news: dict[str, Any] = dict.fromkeys(("response_id", "cursor", "model", "manifest", "sent"))
+    names = ("response_id", "cursor", "model", "manifest", "sent", "options")
+    news: dict[str, Any] = dict.fromkeys(names)
     for one in progress:
         news["response_id"] = one.response_id or news["response_id"]
         news["cursor"] = one.cursor or news["cursor"]
@@ -851,4 +852,6 @@ def _news(progress: list[Progress]) -> dict[str, Any]:
         news["sent"] = news["sent"] if one.sent is None else one.sent
         if one.manifest is not None:
             news["manifest"] = dump_json(to_ranges(one.manifest))
+        if one.options is not None:
+            news["options"] = dump_json(one.options)
     return news

@@ -151,7 +151,7 @@ RECORD = Statement(sa.select(*RECORD_COLUMNS).where(records.c.id == _bind("recor
 _NEWS: Final = {
     **{
         name: sa.func.coalesce(_bind(name, type_=sa.Text), calls.c[name])
-        for name in ("response_id", "cursor", "model", "manifest")
+        for name in ("response_id", "cursor", "model", "manifest", "options")
     },
     "sent_tokens": sa.func.coalesce(_bind("sent", type_=sa.BigInteger), calls.c.sent_tokens),
 }
