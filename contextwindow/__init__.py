@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     )
     from contextwindow.store.compacting import CompactionEvent
     from contextwindow.store.examination import Examination, Problem
+    from contextwindow.store.explaining import Explanation
     from contextwindow.store.store import Store
     from contextwindow.streams import AsyncStream, Stream
     from contextwindow.tools import Tool, ToolContext, tool
@@ -143,6 +144,7 @@ __all__ = [
     "Done",
     "DropToolOutputs",
     "Examination",
+    "Explanation",
     "GeminiModel",
     "InvalidRequest",
     "Middleware",
@@ -243,6 +245,7 @@ _MODULES = {
         "Usage"
     ),
     "store.examination": "Examination Problem",
+    "store.explaining": "Explanation",
     "sinks": (
         "AsyncQueueSink AsyncSink CallbackSink Profile QueueSink SSESink Sink WebSocketSink pump "
         "pump_async"

@@ -25,12 +25,14 @@ from contextwindow.store import (
     anchoring,
     compacting,
     conversations,
+    explaining,
     reading,
     search,
     transfer,
 )
 from contextwindow.store.checks import check_text
 from contextwindow.store.compacting import CompactionEvent
+from contextwindow.store.explaining import Explanation
 from contextwindow.store.store import Store
 
 
@@ -136,6 +138,11 @@ class ContextReader:
         """
         with self._store.database.read() as connection:
             return reading.manifest(connection, self._current()[0], call_id)
+
+    def explain(self, call_id: int) -> list[Explanation]:
+        """Why each record was part of a call or not; see ``ContextWindow.explain``."""
+        with self._store.database.read() as connection:
+            return explaining.explain(connection, self._current()[0], call_id)
 
     def compactions(self) -> list[CompactionEvent]:
         """Each time that records have left the window to make room, oldest first."""

@@ -47,6 +47,7 @@ from contextwindow.records import (
 from contextwindow.store import conversations, resuming, tool_names, transfer, writing
 from contextwindow.store.checks import check_flag, check_id, check_text
 from contextwindow.store.compacting import CompactionEvent
+from contextwindow.store.explaining import Explanation
 from contextwindow.store.sqlite import open_files
 from contextwindow.store.store import Store
 from contextwindow.streams import Stream
@@ -391,6 +392,21 @@ class ContextWindow:
     def manifest(self, call_id: int) -> list[Record]:
         """The records that a call sent, in its order."""
         return self._reader.manifest(call_id)
+
+    def explain(self, call_id: int) -> list[Explanation]:
+        """Why each record of the context was part of a call or not, as far as is known.
+
+        Args:
+            call_id: ``calls()`` has them.
+
+        Returns:
+            One for each record, in the order of ``records()``.
+
+        Raises:
+            ConfigError: the context has no such call.
+            RecordCorrupt: a record was damaged on the disk; the error names it.
+        """
+        return self._reader.explain(call_id)
 
     def live_tokens(self, *, exact: bool = False) -> int:
         """Tokens of the live records, counted offline.

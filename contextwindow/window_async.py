@@ -42,6 +42,7 @@ from contextwindow.records import (
 )
 from contextwindow.store.checks import check_flag, check_ids
 from contextwindow.store.compacting import CompactionEvent
+from contextwindow.store.explaining import Explanation
 from contextwindow.store.store import Store
 from contextwindow.streams import AsyncStream
 from contextwindow.tools import Tool
@@ -329,6 +330,10 @@ class AsyncContextWindow:
     async def manifest(self, call_id: int) -> list[Record]:
         """The records that a call sent, in its order."""
         return await self._run(lambda core: core.manifest(call_id))
+
+    async def explain(self, call_id: int) -> list[Explanation]:
+        """Why each record was part of a call or not; see ``ContextWindow.explain``."""
+        return await self._run(lambda core: core.explain(call_id))
 
     async def live_tokens(self, *, exact: bool = False) -> int:
         """Tokens of the live records; see ``ContextWindow.live_tokens``."""

@@ -61,10 +61,36 @@ def test_show_prints_roles_and_marks_a_partial(database: str) -> None:
     assert records[-1]["partial"] is True
 
 
+def test_explain_finds_the_context_of_a_call_and_says_of_each_record_why(database: str) -> None:
+    with ContextWindow(database, "bob", model=ScriptedModel([HOSTILE])) as window:
+        window.add_prompt("forget this")
+        window.set_live([window.add_prompt(HOSTILE).id], False)
+        window.call_model()
+        call = str(window.calls()[0].id)
+
+    output = run("explain", database, call).output
+    assert f"call {call} of bob: scripted scripted" in output
+    assert "1 of 3 records sent" in output
+    assert "taken out by hand" in output
+    assert not {"\x1b", "\x9b", "\u202e"} & set(output)
+    parsed = [json.loads(x) for x in run("explain", database, call, "--json").output.splitlines()]
+    assert [(one["sent"], one["reason"]) for one in parsed] == [
+        (True, "sent"),
+        (False, "taken_out"),
+        (False, "later"),
+    ]
+    assert parsed[1]["content"] == HOSTILE
+    only = run("explain", database, call, "--json", "--in").output.splitlines()
+    assert [json.loads(one)["content"] for one in only] == ["forget this"]
+    assert len(run("explain", database, call, "--json", "--out").output.splitlines()) == 2
+    assert run("explain", database, "one").exit_code == 2
+
+
 def test_looking_writes_nothing(database: str) -> None:
     before = Path(database).read_bytes()
     run("contexts", database)
     run("show", database, "alice")
+    run("explain", database, "1")
     run("tail", database, "alice", "--until-idle", "0.05")
     assert Path(database).read_bytes() == before
 
@@ -94,6 +120,10 @@ def test_tail_shows_each_character_of_a_growing_reply_once(database: str) -> Non
         (["contexts", "/nowhere/x.db"], "/nowhere"),
         (["show", "DB", "bob"], "'bob'"),
         (["tail", "DB", "bob"], "'bob'"),
+        (["explain", "DB", "4711"], "no call 4711"),
+        (["explain", "DB", "0"], "whole number of 1"),
+        (["explain", "DB", str(1 << 70)], "whole number"),
+        (["explain", "/nowhere/x.db", "1"], "/nowhere"),
         (["chat", "-m", "gpt-5", "DB"], "gpt-5"),
         (["chat", "-m", "nobody:x", "DB"], "nobody"),
         (["chat", "-m", "openai:x", "DB"], "OPENAI_API_KEY"),

@@ -96,6 +96,19 @@ def tail(database: str, context: str, last: int, until_idle: float | None) -> No
     look.tail(database, context, last=last, until_idle=until_idle)
 
 
+@main.command()
+@click.argument("database", metavar="DB")
+@click.argument("call", type=int)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--in", "only", flag_value="in", help="Only what was sent.")
+@click.option("--out", "only", flag_value="out", help="Only what was not sent.")
+def explain(database: str, call: int, as_json: bool, only: str | None) -> None:
+    """Say why each record was sent with a past call, or was not."""
+    from contextwindow.cli import explaining
+
+    explaining.run(database, call, as_json=as_json, only=only)
+
+
 @main.command("doctor")
 @click.argument("database", metavar="DB")
 @click.option("--check", is_flag=True, help="Change nothing.")

@@ -1,4 +1,4 @@
-"""Writing down that records have left the window, and telling why a record was not sent."""
+"""Writing down that records have left the window, and reading that back."""
 
 from __future__ import annotations
 

@@ -109,6 +109,8 @@ _CALL = Statement(
     .where(calls.c.id == _bind("call_id"))
 )
 
+_ANY_CALL = Statement(sa.select(*CALL_COLUMNS).where(calls.c.id == _bind("call_id")))
+
 _FIGURES = Statement(
     sa.select(contexts.c.live_tokens, contexts.c.total_tokens, contexts.c.uncounted).where(
         contexts.c.id == _bind("context_id")
@@ -325,8 +327,8 @@ def calls_of(connection: Connection, context_id: str, turn_id: str | None) -> li
     return [to_call(row) for row in rows]
 
 
-def manifest(connection: Connection, context_id: str, call_id: int) -> list[Record]:
-    """The records that a call sent, in the order in which it sent them.
+def call(connection: Connection, context_id: str, call_id: int) -> Call:
+    """One call of a context.
 
     Raises:
         ConfigError: the context has no such call.
@@ -335,7 +337,29 @@ def manifest(connection: Connection, context_id: str, call_id: int) -> list[Reco
     row = _CALL.one(connection, context_id=context_id, call_id=call_id)
     if row is None:
         raise ConfigError(f"this context has no call {call_id!r}")
-    found = (_BY_ID.one(connection, record_id=number) for number in to_call(row).manifest)
+    return to_call(row)
+
+
+def any_call(connection: Connection, call_id: int) -> Call:
+    """One call, whichever context it is of.
+
+    Raises:
+        ConfigError: there is no such call.
+    """
+    row = _ANY_CALL.one(connection, call_id=check_whole(call_id, "the id of a call", least=1))
+    if row is None:
+        raise ConfigError(f"there is no call {call_id!r} in {connection.location}")
+    return to_call(row)
+
+
+def manifest(connection: Connection, context_id: str, call_id: int) -> list[Record]:
+    """The records that a call sent, in the order in which it sent them.
+
+    Raises:
+        ConfigError: the context has no such call.
+    """
+    sent = call(connection, context_id, call_id).manifest
+    found = (_BY_ID.one(connection, record_id=number) for number in sent)
     return [to_record(connection, one) for one in found if one is not None]
 
 

@@ -19,7 +19,7 @@ from contextwindow.errors import (
     StoreReadOnly,
     TurnBusy,
 )
-from contextwindow.records import Context, ContextStats, SearchResult, Turn
+from contextwindow.records import Call, Context, ContextStats, SearchResult, Turn
 from contextwindow.store import (
     beginning,
     cancelling,
@@ -190,6 +190,15 @@ class Store:
         """Turns of every context, oldest first; only those in *state* if it is given."""
         with self._database.read() as connection:
             return reading.turns_in(connection, state)
+
+    def call(self, call_id: int) -> Call:
+        """One request to a provider, of whichever context.
+
+        Raises:
+            ConfigError: there is none of that id.
+        """
+        with self._database.read() as connection:
+            return reading.any_call(connection, call_id)
 
     def usage(self, by: str = "day") -> list[dict[str, Any]]:
         """Tokens and cost of all calls that have ended.
