@@ -371,8 +371,9 @@ class Call:
         manifest: ids of the records that were sent.
         options: the options of the request, without its records and without secrets; beside them
             ``"previous_response_id"`` where the provider went on from its own copy, ``"hooks"``
-            (``"added"``, ``"changed"``, ``"left out"``: what hooks did to the records),
-            ``"resume"`` (the strategy) where it went on with a reply that was cut off.
+            (what they did to the records: ``"added"``, ``"changed"``, ``"left out"``, or else
+            ``"reordered"``), ``"resume"`` (the strategy) where it went on with a reply that was
+            cut off.
     """
 
     id: int

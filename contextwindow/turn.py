@@ -755,7 +755,7 @@ def _changes(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
     old, new = ({one.id: one for one in records} for records in (before, after))
     changed = any(new.get(number, record) != record for number, record in old.items())
     found = {"added": new.keys() - old.keys(), "changed": changed, "left out": old.keys() - new}
-    return [what for what, is_so in found.items() if is_so]
+    return [what for what, is_so in found.items() if is_so] or ["reordered"]
 
 
 def _guessed(records: Sequence[Record]) -> int:

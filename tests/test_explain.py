@@ -232,6 +232,10 @@ def test_a_hook_that_left_out_or_changed_records_is_told(run: Open, file: str) -
     assert reasons(window) == ["sent", "sent", "sent", "later"]
     assert "hooks changed" in explained(window)[0].text
 
+    edits[0] = lambda records: records.reverse()
+    window.call_model()
+    assert window.calls()[-1].options["hooks"] == ["reordered"]
+
     edits[0] = lambda records: None
     window.call_model()
     assert "hooks" not in window.calls()[-1].options
