@@ -31,8 +31,8 @@ from contextwindow import (
 )
 from contextwindow.models import (
     anthropic_decoder,
+    chat_decoder,
     gemini_decoder,
-    openai_chat,
     responses_decoder,
 )
 from contextwindow.store.explaining import TAKES_BACK
@@ -373,7 +373,7 @@ def test_the_apis_that_take_thoughts_back_are_the_adapters() -> None:
         gemini_decoder.API: GeminiModel,
     }
     assert {kind.provider: api for api, kind in adapters.items()} == TAKES_BACK
-    assert openai_chat.API not in TAKES_BACK.values()
+    assert chat_decoder.API not in TAKES_BACK.values()
     assert OpenAIChatModel.provider in TAKES_BACK
 
 
