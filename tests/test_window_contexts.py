@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sqlite3
 import threading
+from dataclasses import FrozenInstanceError, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from support import run as run
 from contextwindow import (
     ConfigError,
     ContextNotFound,
+    ContextStats,
     ContextWindow,
     Record,
     Store,
     StreamInterrupted,
+    Usage,
 )
 from contextwindow.testing import ScriptedModel, ScriptedReply
 
@@ -182,6 +186,30 @@ def test_stats_of_an_empty_context_are_zero(database: str, run: Open) -> None:
     assert (stats.live_tokens, stats.total_records, stats.live_records) == (0, 0, 0)
     assert stats.last_activity is None
     assert stats.name == "empty"
+
+
+def test_stats_are_frozen_values_whether_anything_was_called(database: str, run: Open) -> None:
+    window = run(database, "chat", model=ScriptedModel(["words"]))
+    unused = window.context_stats()
+    window.add_prompt("hello")
+    window.call_model()
+
+    stats = window.context_stats()
+
+    assert type(stats) is type(unused) is ContextStats
+    assert type(stats.usage) is Usage
+    for value in (stats, stats.usage, unused, unused.usage):
+        written = {field.name: getattr(value, field.name) for field in fields(value)}
+        assert value == type(value)(**written)
+        assert hash(value) == hash(type(value)(**written))
+        assert repr(value) == repr(type(value)(**written))
+        assert replace(value) == value == pickle.loads(pickle.dumps(value))
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, next(iter(written)), 1)
+    assert replace(stats, live_tokens=9).live_tokens == 9
+    assert unused.usage == Usage()
+    assert unused.cost == 0
+    assert stats.usage.output_tokens > 0
 
 
 def test_stats_count_dead_records_but_not_their_tokens(database: str, run: Open) -> None:
