@@ -141,8 +141,12 @@ class Room:
         return self.compaction.trigger * self.max_tokens if self.max_tokens else float("inf")
 
     def goal(self, tokens: int) -> int:
-        """Tokens that a compaction of *tokens* shall leave: a share of the window, or of them."""
-        return int(self.compaction.target * min(self.max_tokens or tokens, tokens))
+        """Tokens that a compaction of *tokens* shall leave: a share of the window.
+
+        Where they are below the trigger, somebody else wants room, and it is a share of them.
+        """
+        full = self.max_tokens if tokens >= self.trigger else tokens
+        return int(self.compaction.target * full)
 
     def kept_for_reply(self, asked: int | None) -> int:
         """Tokens that are kept free for the reply: as *asked*, else a tenth, 4,096 at most."""

@@ -142,6 +142,28 @@ def test_a_window_without_a_summarizer_lets_the_oldest_exchanges_go(file: str, r
     assert [event.strategies for event in window.compactions()] == [["Trim"]]
 
 
+def test_a_compaction_leaves_the_share_of_the_window_that_it_says(file: str, run: Open) -> None:
+    window, _, _ = talk(run, file, 12, compaction=Trim(0, target=0.79))
+
+    events = window.compactions()
+
+    assert events
+    for event in events:
+        # Whole exchanges leave, of some 140 tokens each.
+        assert 0.79 * 1500 - 150 < event.tokens_after <= 0.79 * 1500 < event.tokens_before
+
+
+def test_compacting_by_hand_below_the_trigger_leaves_a_share_of_what_is_there(
+    file: str, run: Open
+) -> None:
+    window, _, _ = talk(run, file, 6, compaction=Trim(0))
+
+    result = window.compact()
+
+    assert result.tokens_before < 0.8 * 1500
+    assert result.tokens_after <= result.tokens_before / 2
+
+
 def test_room_is_made_rarely(file: str, run: Open) -> None:
     window, model, _ = talk(run, file, 28, summarizer=None)
 
