@@ -7,6 +7,7 @@ import sys
 
 from benchmarks import (
     append,
+    cache,
     chunks,
     cold,
     follow,
@@ -27,6 +28,7 @@ PARTS = {
     "writers": writers.measure,
     "follow": follow.measure,
     "scale": scale.measure,
+    "cache": cache.measure,
     "token_accuracy": token_accuracy.measure,
 }
 
