@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
@@ -14,12 +15,41 @@ from contextwindow.incoming import Incoming
 from contextwindow.models.base import Model
 from contextwindow.records import Record, Reply, Usage
 
-_NEAR: Final = 0.6
-"""Share of the trigger from which a request is counted as a whole: no provider was seen to make
-more of one than 1.5 times what its texts are here, and a short conversation need not spend it."""
+_NEAR: Final = 0.4
+"""Share of the trigger from which a request is counted as a whole: what providers make of many
+small tool calls is 2.2 times what their texts are here, and a short conversation need not spend
+it."""
 
 _GROWN: Final = 1.1
 """What was tried in vain is tried again when there is a tenth more: a summary costs money."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a request takes, by what is known of its parts.
+
+    Attributes:
+        texts: tokens of its records, as their texts are counted here.
+        beside: tokens of tools and the form of the reply.
+        scale: tokens that the provider makes of one token of the records.
+    """
+
+    texts: int
+    beside: int
+    scale: float = 1.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the request takes."""
+        return self.of(self.texts)
+
+    def of(self, texts: float) -> int:
+        """Tokens that a request takes with other records, of so many *texts*."""
+        return round(self.beside + self.scale * texts)
+
+    def texts_for(self, tokens: int) -> int:
+        """What the records may have as texts for the request to take *tokens*."""
+        return round((tokens - self.beside) / self.scale)
 
 
 class MakingRoom:
@@ -57,24 +87,26 @@ class MakingRoom:
         return first and bool(self._room.compaction.steps)
 
     def make(
-        self, records: Sequence[Record], tokens: int, out: Incoming, *, refused: bool = False
+        self, records: Sequence[Record], load: Load, out: Incoming, *, refused: bool = False
     ) -> Generator[Effect | StreamChunk, Any, list[Record]]:
         """Let records leave, write that down and tell the reader.
 
         Args:
             records: what is live, in order.
-            tokens: what a request with them takes.
+            load: what a request with them takes.
             refused: the provider has refused it, so it takes more than was thought.
 
         Returns:
             What is live then, in order.
         """
-        goal = self._room.goal(tokens)
-        outcome: Outcome = yield from self._carried_out(records, tokens, goal, out)
+        # What leaves is chosen by its text: the goal is told in the same measure.
+        goal = load.texts_for(self._room.goal(load.tokens))
+        outcome: Outcome = yield from self._carried_out(records, load.texts, goal, out)
         if not outcome.gone:
-            self._in_vain = tokens
+            self._in_vain = load.tokens
             return list(records)
-        self._in_vain = outcome.tokens_after
+        outcome.tokens_before = load.tokens
+        self._in_vain = outcome.tokens_after = load.of(outcome.tokens_after)
         done = noted(outcome, "too long" if refused else "trigger")
         yield from out.write([done], boundary=True)
         usage, cost = _together(done.spent)

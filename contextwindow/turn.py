@@ -11,7 +11,7 @@ import logging
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from contextwindow.attachments import tokens_of
 from contextwindow.chunks import (
@@ -58,7 +58,7 @@ from contextwindow.errors import (
 )
 from contextwindow.hooking import HookStopped, run_hook
 from contextwindow.incoming import Cancelled, Incoming, Run
-from contextwindow.making_room import MakingRoom
+from contextwindow.making_room import Load, MakingRoom
 from contextwindow.middleware import CallStart
 from contextwindow.models.base import CallOptions, Decoder, Model, Request
 from contextwindow.parts import Part, instruction, text_record, tool_call
@@ -86,6 +86,9 @@ from contextwindow.unanswered import check_unanswered
 Planned = Generator["Effect | StreamChunk", Any, Request]
 
 _log = logging.getLogger("contextwindow")
+
+_COMPACTIONS: Final = 3
+"""How often room is made for one call: what is left may take more than was thought."""
 
 
 class TurnRun:
@@ -248,18 +251,27 @@ class TurnRun:
         room, begun = self._room, self._known_begun()
         if room is None:
             return
-        tokens = size_of(begun.records) + self._beside
-        yield from room.look_up(tokens + (self.plan.options.max_output_tokens or 0))
-        around = self._beside
-        if room.is_near(tokens):
-            # What the provider puts around the texts, and makes more of them than is counted here.
-            whole = yield Work(partial(_estimated, self.plan.model, begun.records, self._options))
-            around = max(around, whole - size_of(begun.records))
-            tokens = size_of(begun.records) + around
-        if room.wanted(tokens):
-            yield from self._compact(tokens)
-            tokens = size_of(begun.records) + around
-        room.check_fits(tokens, lambda: _guessed(begun.records))
+        quick = size_of(begun.records) + self._beside
+        yield from room.look_up(quick + (self.plan.options.max_output_tokens or 0))
+        load = yield from self._load()
+        for _ in range(_COMPACTIONS):
+            if not room.wanted(load.tokens):
+                break
+            before = begun.records
+            yield from self._compact(load)
+            if begun.records is before:
+                break
+            load = yield from self._load()
+        room.check_fits(load.tokens, lambda: _guessed(begun.records))
+
+    def _load(self) -> Generator[Effect, Any, Load]:
+        """What a request takes; near a full window, with what the provider makes of its texts."""
+        begun, room = self._known_begun(), self._room
+        load = Load(size_of(begun.records), self._beside)
+        if room is None or not load.texts or not room.is_near(load.tokens):
+            return load
+        whole = yield Work(partial(_estimated, self.plan.model, begun.records, self._options))
+        return replace(load, scale=max(1.0, (whole - load.beside) / load.texts))
 
     def _shrink(self, error: ModelError) -> Generator[Effect | StreamChunk, Any, Request | None]:
         """The request after a provider has said that there is too much; None without a way."""
@@ -267,15 +279,15 @@ class TurnRun:
         before = len(begun.records)
         yield CLOSE
         yield from self._out.write([self._end_call(str(error), None, None)])
-        yield from self._compact(size_of(begun.records) + self._beside, refused=True)
+        yield from self._compact((yield from self._load()), refused=True)
         if len(begun.records) == before:
             return None
         return (yield from self._plan_call())
 
-    def _compact(self, tokens: int, *, refused: bool = False) -> Run:
+    def _compact(self, load: Load, *, refused: bool = False) -> Run:
         begun, room = self._known_begun(), self._room
         assert room is not None  # noqa: S101 - asked for by those who have one
-        left = yield from room.make(begun.records, tokens, self._out, refused=refused)
+        left = yield from room.make(begun.records, load, self._out, refused=refused)
         if len(left) != len(begun.records) or self._out.written.summary is not None:
             # The provider's own copy holds what has left.
             begun.records, begun.last_response_id = left, None

@@ -17,16 +17,19 @@ from support import run as run
 
 import contextwindow.tokens as tokens
 from contextwindow import (
+    AnthropicModel,
     AsyncContextWindow,
     ConfigError,
     ContextLengthExceeded,
     ContextWindow,
     ModelError,
+    Store,
     Summarize,
     Tool,
     Trim,
     Usage,
 )
+from contextwindow.models.base import CallOptions
 from contextwindow.testing import FakeProvider, ScriptedModel, ScriptedReply
 
 
@@ -226,6 +229,36 @@ def test_what_a_provider_makes_of_tools_counts_against_the_window(
         window.call_model()
     assert window.compactions()
     assert window.live_tokens() < 2_080, "counted as texts, there would have been room"
+
+
+@pytest.mark.parametrize("model", ["claude-sonnet-4-5", "claude-opus-4-7"])
+@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("shape", ["small tool calls", "texts"])
+def test_a_compaction_leaves_its_share_whatever_the_provider_makes_of_the_texts(
+    provider: FakeProvider, file: str, model: str, times: int, shape: str
+) -> None:
+    size = 20_000
+    asked = AnthropicModel(model, api_key="k", base_url=provider.anthropic_url)
+    options = CallOptions()
+    with Store(file) as store, ContextWindow(store, "chat") as window:
+        while asked.estimate(asked.request(window.live_records(), options)).tokens < times * size:
+            for number in range(40):
+                if shape == "texts":
+                    window.add_prompt(f"question {number} " + "of some words " * 10)
+                    continue
+                window.add_prompt("next")
+                window.add_tool_call("search_things", {"query": 'in "Paris"\n', "n": number})
+                window.add_tool_output("[1,2,3]")
+        window.add_prompt("and now?")
+        full = ContextWindow(
+            store, "chat", model=asked, max_tokens=size, compaction=Trim(keep_last=2)
+        )
+        full.call_model()
+        (call,) = full.calls()
+        sent = asked.estimate(asked.request(full.manifest(call.id), options)).tokens
+
+    assert 0.35 * size < sent < 0.6 * size
+    asked.close()
 
 
 def test_what_does_not_fit_is_refused_before_it_is_sent(
