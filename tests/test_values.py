@@ -47,7 +47,15 @@ def test_a_whole_second_has_no_fraction() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "noon", "2025-13-31 08:58:20 +0000 UTC", "2025-10-31", "x +0000 UTC"]
+    "text",
+    [
+        "",
+        "noon",
+        "2025-13-31 08:58:20 +0000 UTC",
+        "2025-10-31",
+        "2025-10-31 +0000 UTC",
+        "x +0000 UTC",
+    ],
 )
 def test_what_is_no_time_is_named(text: str) -> None:
     with pytest.raises(StoreError, match="not a time"):

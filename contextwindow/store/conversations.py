@@ -283,7 +283,7 @@ def stats(connection: Connection, name: str) -> tuple[ContextStats, bool]:
             f"{connection.location} has no context called {name!r}; list_contexts() names those "
             "it has"
         )
-    return to_stats(row), bool(row[-1])
+    return to_stats(row[:-1]), bool(row[-1])
 
 
 def all_stats(connection: Connection) -> list[ContextStats]:

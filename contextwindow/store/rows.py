@@ -252,18 +252,27 @@ def to_context(row: tuple[Any, ...]) -> Context:
 
 def to_stats(row: tuple[Any, ...]) -> ContextStats:
     """The figures of a row of ``STATS_COLUMNS``."""
-    last, calls, unpriced = row[5], row[7], row[14]
+    # Unpacked at once, which is quicker than slices: a list has thousands of them.
+    (id_, name, tokens, count, live, last, start, calls, sent, received, read, written, reasoning,
+     estimated, unpriced, pico) = row  # fmt: skip
+    usage = _UNUSED
+    cost: Decimal | None = _FREE
+    if calls:
+        used = _Used(sent, received, read, written, reasoning, bool(estimated))
+        used.__class__ = Usage  # type: ignore[assignment]  # the same slots, now frozen
+        usage = used  # type: ignore[assignment]  # it is one now
+        cost = known_cost(pico, unpriced)
     figures = _Figures(
-        row[0],
-        row[1],
-        row[2],
-        row[3],
-        row[4],
+        id_,
+        name,
+        tokens,
+        count,
+        live,
         None if last is None else parse_time(last),
-        parse_time(row[6]),
+        parse_time(start),
         calls,
-        _used(row[8:13], bool(row[13])) if calls else _UNUSED,
-        known_cost(row[15], unpriced),
+        usage,
+        cost,
         unpriced,
     )
     figures.__class__ = ContextStats  # type: ignore[assignment]  # the same slots, now frozen
@@ -311,8 +320,13 @@ def to_call(row: tuple[Any, ...]) -> Call:
         error=row[12],
         manifest=from_ranges(load_json(row[13])),
         options=load_json(row[14]),
-        usage=None if used[0] is None else _used(used, bool(row[20])),
+        usage=None if used[0] is None else _usage(used, bool(row[20])),
     )
+
+
+def _usage(figures: tuple[int | None, ...], estimated: bool) -> Usage:
+    sent, received, read, written, reasoning = (figure or 0 for figure in figures)
+    return Usage(sent, received, read, written, reasoning, estimated)
 
 
 def to_pico(cost: Decimal) -> int:
@@ -326,9 +340,7 @@ def known_cost(pico: int, unpriced: int) -> Decimal | None:
     Args:
         unpriced: calls whose price is not known.
     """
-    if not pico:
-        return None if unpriced else _FREE
-    return Decimal(pico) / _PICO
+    return None if unpriced and not pico else Decimal(pico) / _PICO
 
 
 def to_ranges(ids: list[int]) -> list[list[int]]:
@@ -406,10 +418,3 @@ class _Used:
         self.cache_write_tokens = written
         self.reasoning_tokens = reasoning
         self.estimated = estimated
-
-
-def _used(figures: tuple[int | None, ...], estimated: bool) -> Usage:
-    sent, received, read, written, reasoning = figures
-    used = _Used(sent or 0, received or 0, read or 0, written or 0, reasoning or 0, estimated)
-    used.__class__ = Usage  # type: ignore[assignment]  # the same slots, now frozen
-    return used  # type: ignore[return-value]
