@@ -44,7 +44,7 @@ from contextwindow.records import (
     TokenUsage,
     Turn,
 )
-from contextwindow.store import conversations, resuming, tool_names, transfer, writing
+from contextwindow.store import conversations, copying, resuming, tool_names, transfer, writing
 from contextwindow.store.checks import check_flag, check_id, check_text
 from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.explaining import Explanation
@@ -513,7 +513,7 @@ class ContextWindow:
         """
         check_text(dest_name, "context name")
         current = self._reader.get_current_context()
-        return conversations.copy(self._store.database, current, dest_name, at)
+        return copying.copy(self._store.database, current, dest_name, at)
 
     def edit(self, record_id: int, text: str, *, dest_name: str | None = None) -> Context:
         """Say *text* in the place of a record, and go on from there.
@@ -785,7 +785,7 @@ class ContextWindow:
     def _branch(self, dest_name: str | None, at: int, text: str | None = None) -> Context:
         """Make a fork the current context."""
         current = self._reader.get_current_context()
-        made = conversations.copy(self._store.database, current, dest_name, at, text)
+        made = copying.copy(self._store.database, current, dest_name, at, text)
         self._current = self._named(made)
         return made
 

@@ -15,7 +15,9 @@ from contextwindow import (
     ModelError,
     RecordType,
     Store,
+    Summarize,
     Tool,
+    Trim,
 )
 from contextwindow.testing import ScriptedModel, ScriptedReply
 
@@ -194,3 +196,70 @@ def test_a_provider_that_fails_leaves_the_fork_with_its_prompt(database: str) ->
             window.regenerate()
         assert (window.current_context, line(window)) == ("chat (2)", ["go"])
         assert window.call_model().text == "second"
+
+
+# -- as it was then ---------------------------------------------------------------------------
+
+
+def test_a_fork_has_the_system_prompt_of_its_time(any_database: str) -> None:
+    with ContextWindow(any_database, "chat", system_prompt="v1") as window:
+        prompt = window.add_prompt("q")
+        window.set_system_prompt("v2")
+        window.edit(prompt.id, "q!")
+
+        assert line(window) == ["v1", "q!"]
+
+
+def test_a_system_prompt_that_was_taken_out_by_hand_stays_out(any_database: str) -> None:
+    with ContextWindow(any_database, "chat", system_prompt="v1") as window:
+        prompt = window.add_prompt("q")
+        window.set_live([window.records()[0].id], False)
+        window.edit(prompt.id, "q!")
+
+        assert line(window) == ["q!"]
+
+
+@pytest.mark.parametrize("way", ["summary", "trim"])
+def test_a_fork_has_what_a_later_compaction_took_out_and_nothing_of_what_came_later(
+    any_database: str, way: str
+) -> None:
+    writer = ScriptedModel(["notes of the future"], repeat=True)
+    compaction = Summarize(keep_last=1, max_tokens=20) if way == "summary" else Trim(keep_last=1)
+    with ContextWindow(
+        any_database, "chat", model=writer, compaction=compaction, max_tokens=10_000
+    ) as window:
+        records = [window.add_prompt(f"{number} " + "word " * 20) for number in range(10)]
+        assert window.compact().removed
+        window.add_prompt("later")
+
+        window.fork("fork", at=records[5].id)
+        window.edit(records[3].id, "EDITED", dest_name="edit")
+
+        assert line(window) == [one.content for one in records[:3]] + ["EDITED"]
+        window.switch_context("fork")
+        assert line(window) == [one.content for one in records[:6]]
+        assert window.live_tokens() == sum(one.est_tokens for one in window.live_records())
+        window.switch_context("chat")
+        window.clone("clone")
+        before = line(window)
+        window.switch_context("clone")
+        assert line(window) == before
+
+
+def test_a_fork_keeps_the_summary_that_stood_there_already(any_database: str) -> None:
+    writer = ScriptedModel(["old notes", "new notes"])
+    with ContextWindow(
+        any_database, "chat", model=writer, compaction=Summarize(keep_last=1), max_tokens=10_000
+    ) as window:
+        for number in range(6):
+            window.add_prompt(f"{number} " + "word " * 20)
+        window.compact()
+        middle = [window.add_prompt(f"{number} " + "word " * 20) for number in range(6, 12)]
+        at_that_time = line(window)
+        window.compact()
+        assert "new notes" in line(window)
+
+        window.fork("fork", at=middle[-1].id)
+        window.switch_context("fork")
+
+        assert line(window) == at_that_time

@@ -255,6 +255,18 @@ def test_a_context_that_was_made_and_never_used_is_as_old_as_it_is(database: str
         assert [one.name for one in store.prune(older_than=timedelta(0))] == ["empty"]
 
 
+def test_what_was_copied_or_brought_in_just_now_is_not_old(database: str) -> None:
+    with Store(database) as store:
+        window = aged(store, "old", 200)
+        with store.database.write() as connection:
+            connection.execute("UPDATE records SET ts = '2020-01-01 00:00:00 +0000 UTC'")
+        window.clone("copy")
+        window.import_context(window.export_context(), "import")
+        window.edit(window.records()[0].id, "hello again")
+
+        assert [one.name for one in store.prune(older_than=timedelta(days=90))] == ["old"]
+
+
 def test_a_context_whose_turn_runs_is_not_pruned(database: str) -> None:
     with Store(database) as store:
         window = ContextWindow(store, "busy", model=ScriptedModel([["a ", "b ", "c"]]))

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import re
 import uuid
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from contextwindow.errors import ConfigError, ContextNotFound, RecordCorrupt
-from contextwindow.records import Context, ContextStats, RecordType
+from contextwindow.errors import ContextNotFound
+from contextwindow.records import Context, ContextStats
 from contextwindow.store import attached
-from contextwindow.store.checks import check_id, check_text
-from contextwindow.store.connection import Connection, Damaged
+from contextwindow.store.checks import check_text
+from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
 from contextwindow.store.leases import RUNNING
 from contextwindow.store.rows import (
     CONTEXT_COLUMNS,
     STATS_COLUMNS,
-    measure,
     to_context,
     to_stats,
-    unfolded,
 )
 from contextwindow.store.schema import context_tools, contexts, records, turns
-from contextwindow.store.search import Paused
 from contextwindow.store.statement import Statement, insert_ignore
-from contextwindow.store.values import checksum, dump_json, matches, now_text
+from contextwindow.store.values import now_text
 from contextwindow.store.writing import lock
 
 _bind = sa.bindparam
@@ -101,84 +95,11 @@ _TOOLS = Statement(
     .order_by(context_tools.c.created_at, context_tools.c.id)
 )
 
-_COPY_TOOLS = Statement(
-    sa.insert(context_tools).from_select(
-        ["context_id", "tool_name", "created_at"],
-        sa.select(
-            _bind("copy_id", type_=sa.Text),
-            context_tools.c.tool_name,
-            context_tools.c.created_at,
-        ).where(context_tools.c.context_id == _bind("context_id")),
-    )
-)
-
-# A copy belongs to no turn, so that resuming in one context never ends another's reply.
-_COPIED = [
-    column
-    for column in records.c
-    if column.name not in ("id", "context_id", "turn_id", "partial_response_id")
-]
-
-_COPY_RECORDS = Statement(
-    sa.insert(records).from_select(
-        ["context_id", *(column.name for column in _COPIED)],
-        sa.select(_bind("copy_id", type_=sa.Text), *_COPIED)
-        .where(records.c.context_id == _bind("context_id"))
-        .where(
-            sa.tuple_(records.c.position, records.c.seq)
-            <= sa.tuple_(_bind("position"), _bind("seq"))
-        )
-        .order_by(records.c.position, records.c.seq),
-    )
-)
-
-_IN_FLIGHT = Statement(
-    sa.select(records.c.id, records.c.seq, records.c.content, records.c.payload, records.c.checksum)
-    .where(records.c.context_id == _bind("context_id"))
-    .where(records.c.partial_response_id.is_not(None))
-)
-
-_KIND = Statement(
-    sa.select(records.c.source, records.c.est_tokens, records.c.attached, records.c.content)
-    .where(records.c.context_id == _bind("copy_id"))
-    .where(records.c.seq == _bind("seq"))
-)
-
-_SET_TEXT = Statement(
-    sa.update(records)
-    .where(records.c.context_id == _bind("copy_id"))
-    .where(records.c.seq == _bind("seq"))
-    .values(
-        content=_bind("content"),
-        checksum=_bind("checksum"),
-        payload=None,
-        est_tokens=_bind("tokens"),
-        uncounted=_bind("guess"),
-        response_id=None,
-        streamed=False,
-        accumulated_tokens=None,
-        live=True,
-    )
-)
-
-_SET_COPY = Statement(
-    sa.update(records)
-    .where(records.c.context_id == _bind("copy_id"))
-    .where(records.c.seq == _bind("seq"))
-    .values(
-        content=_bind("content"),
-        checksum=_bind("checksum"),
-        uncounted=records.c.live,
-        # Half a tool call or half a thought is nothing that a provider takes.
-        live=sa.and_(records.c.live, records.c.source == int(RecordType.MODEL_RESPONSE)),
-    )
-)
-
 _RECOUNT = Statement(
     sa.update(contexts)
     .where(contexts.c.id == _bind("context_id"))
     .values(
-        {
+        **{
             name: sa.select(expression)
             .where(records.c.context_id == _bind("context_id"))
             .scalar_subquery()
@@ -192,16 +113,11 @@ _RECOUNT = Statement(
                 "uncounted": sa.func.count(
                     sa.case((sa.and_(records.c.live, records.c.uncounted), 1))
                 ),
-                "last_activity": sa.func.max(records.c.ts),
             }.items()
-        }
+        },
+        # What was copied or came in is in use now, however old its records are.
+        last_activity=_bind("now"),
     )
-)
-
-_PLACE = Statement(
-    sa.select(records.c.position, records.c.seq)
-    .where(records.c.context_id == _bind("context_id"))
-    .where(records.c.id == _bind("record_id"))
 )
 
 LAST_PLACE: Final = (1 << 62) - 1
@@ -340,123 +256,6 @@ def idle_since(connection: Connection, moment: str) -> list[Context]:
     return [to_context(row) for row in _IDLE.all(connection, moment=moment)]
 
 
-def copy(
-    database: Database,
-    context: Context,
-    name: str | None,
-    at: int | None = None,
-    text: str | None = None,
-) -> Context:
-    """A new context *name* with the records of *context*, up to the record *at*.
-
-    Args:
-        name: None makes one from that of *context*.
-        text: what the record *at* says in the copy, instead of what it says.
-
-    Raises:
-        ConfigError: *name* is taken, *at* is no record of the context, or it cannot be changed.
-        ContextNotFound: *context* was deleted.
-    """
-    if name is not None:
-        check_text(name, "context name")
-    if at is not None:
-        check_id(at, "record")
-    if text is not None:
-        check_text(text, "text of a record")
-    with database.write(boundary=True) as connection:
-        lock(connection, context.id)
-        source = by_id(connection, context.id) or context
-        place: tuple[Any, ...] | None = (LAST_PLACE, LAST_PLACE)
-        if at is not None:
-            place = _PLACE.one(connection, context_id=context.id, record_id=at)
-            if place is None:
-                raise ConfigError(f"context {context.name!r} has no record {at!r}")
-        if name is None:
-            name = _free_name(connection, source.name)
-        assert place is not None  # noqa: S101 - just checked
-        copy_id, made = create(
-            connection,
-            name,
-            threading=source.use_server_side_threading,
-            last_response_id=source.last_response_id if at is None else None,
-            parent=source.id,
-            max_tokens=source.max_tokens,
-            metadata_=None if source.metadata is None else dump_json(source.metadata),
-        )
-        if not made:
-            raise ConfigError(f"a context called {name!r} already exists; choose another name")
-        ids = {"copy_id": copy_id, "context_id": source.id}
-        with Paused(connection, copy_id):
-            _COPY_RECORDS.run(connection, position=place[0], seq=place[1], **ids)
-        for row in _IN_FLIGHT.all(connection, context_id=source.id):
-            _copy_in_flight(connection, copy_id, row)
-        if text is not None:
-            _rewrite(connection, copy_id, int(place[1]), text)
-        attached.copy(connection, source.id, copy_id)
-        _COPY_TOOLS.run(connection, **ids)
-        recount(connection, copy_id)
-        made_context = by_id(connection, copy_id)
-    assert made_context is not None  # noqa: S101 - made in this transaction
-    return made_context
-
-
-def _free_name(connection: Connection, name: str) -> str:
-    """*name* with the first number behind it that no context has."""
-    bare = re.sub(r" \(\d{1,9}\)$", "", name) or name
-    # Names are few that begin alike; a database of many others is not read for them.
-    for number in itertools.count(2):
-        wanted = f"{bare} ({number})"
-        if _BY_NAME.one(connection, name=wanted) is None:
-            return wanted
-    raise AssertionError  # numbers do not end
-
-
-def _rewrite(connection: Connection, copy_id: str, seq: int, text: str) -> None:
-    """Have the record of a copy say *text*, in words that no provider has signed.
-
-    Raises:
-        ConfigError: it is of a kind whose text is not the caller's.
-    """
-    row = _KIND.one(connection, copy_id=copy_id, seq=seq)
-    assert row is not None  # noqa: S101 - just copied
-    source = RecordType(row[0])
-    if source is RecordType.REASONING:
-        raise ConfigError("reasoning is the model's own and cannot be edited; edit what it said")
-    if source is RecordType.TOOL_CALL:
-        try:
-            valid = isinstance(json.loads(text), dict)
-        except (ValueError, RecursionError):
-            valid = False
-        if not valid:
-            raise ConfigError("the text of a tool call must be the JSON object of its arguments")
-    size, guess = measure(text)
-    if row[2]:
-        # What its files take stays as it was counted.
-        size, guess = max(0, row[1] - measure(row[3])[0]) + size, False
-    _SET_TEXT.run(
-        connection,
-        copy_id=copy_id,
-        seq=seq,
-        content=text,
-        checksum=checksum(text, None),
-        tokens=size,
-        guess=guess,
-    )
-
-
-def _copy_in_flight(connection: Connection, copy_id: str, row: tuple[Any, ...]) -> None:
-    """Fold into the copy what arrived of a record; what is damaged stays so, for it to be seen."""
-    record_id, seq, content, payload, crc = row
-    if type(row) is Damaged or not matches(content, payload, crc):
-        return
-    try:
-        text = content + unfolded(connection, record_id)
-        crc = checksum(text, payload)
-    except RecordCorrupt:
-        text, crc = content, checksum(content, payload) ^ 1
-    _SET_COPY.run(connection, copy_id=copy_id, seq=seq, content=text, checksum=crc)
-
-
 def recount(connection: Connection, context_id: str) -> None:
-    """Set the counters of a context by the records that it has."""
-    _RECOUNT.run(connection, context_id=context_id)
+    """Set the counters of a context that has just been made by the records that it has."""
+    _RECOUNT.run(connection, context_id=context_id, now=now_text())
