@@ -66,7 +66,7 @@ def make(path: Path) -> list[str]:
     Store(path).close()
     connection = connect(path, "off")
     connection.execute("BEGIN")
-    connection.execute("UPDATE search_state SET paused = 1")
+    connection.execute("UPDATE upkeep SET paused = 1")
     sizes = [LARGE, *[SMALL] * (CONTEXTS - 1)]
     connection.executemany(
         "INSERT INTO contexts (id, name, start_time, next_seq, record_count, live_count,"
@@ -78,7 +78,7 @@ def make(path: Path) -> list[str]:
         " checksum) VALUES (?, ?, ?, ?, ?, 30, ?, ?, ?)",
         _rows(sizes, pool, chance),
     )
-    connection.execute("UPDATE search_state SET paused = 0")
+    connection.execute("UPDATE upkeep SET paused = 0")
     connection.execute("INSERT INTO search_index(search_index) VALUES ('rebuild')")
     connection.execute("COMMIT")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

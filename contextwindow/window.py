@@ -23,7 +23,7 @@ from contextwindow.compaction import (
 from contextwindow.compacts import Squeeze
 from contextwindow.drive import Wiring
 from contextwindow.effects import Ask
-from contextwindow.errors import ConfigError, ContextWindowError, ModelError
+from contextwindow.errors import ConfigError, ContextNotFound, ContextWindowError, ModelError
 from contextwindow.messages import MessageFormat, import_messages
 from contextwindow.middleware import Middleware, bind, check_all, check_middleware
 from contextwindow.models import catalog
@@ -44,7 +44,15 @@ from contextwindow.records import (
     TokenUsage,
     Turn,
 )
-from contextwindow.store import conversations, copying, resuming, tool_names, transfer, writing
+from contextwindow.store import (
+    conversations,
+    copying,
+    reading,
+    resuming,
+    tool_names,
+    transfer,
+    writing,
+)
 from contextwindow.store.checks import check_flag, check_id, check_text
 from contextwindow.store.compacting import CompactionEvent
 from contextwindow.store.explaining import Explanation
@@ -557,7 +565,7 @@ class ContextWindow:
         """``regenerate``, giving the reply while it arrives; the fork is made at once."""
         # What is wrong with the options is to be said before there is a fork.
         self._complete(*draft(options, None, "auto"))
-        self._branch(dest_name, self._last_prompt())
+        self._branch(dest_name, self._last_prompt(self._current[0]))
         return self._stream(options)
 
     def delete_context(self, name: str, *, secure: bool = False) -> None:
@@ -782,10 +790,20 @@ class ContextWindow:
 
     # -- inside --------------------------------------------------------------------------
 
-    def _branch(self, dest_name: str | None, at: int, text: str | None = None) -> Context:
-        """Make a fork the current context."""
-        current = self._reader.get_current_context()
-        made = copying.copy(self._store.database, current, dest_name, at, text)
+    def _branch(
+        self,
+        dest_name: str | None,
+        at: int,
+        text: str | None = None,
+        source: tuple[str, str] | None = None,
+    ) -> Context:
+        """Make a fork the current context; of *source*, or of the one that was current."""
+        place = source or self._current
+        with self._store.database.read() as connection:
+            context = conversations.by_id(connection, place[0])
+        if context is None:
+            raise ContextNotFound(f"context {place[1]!r} was deleted")
+        made = copying.copy(self._store.database, context, dest_name, at, text)
         self._current = self._named(made)
         return made
 
@@ -824,8 +842,9 @@ class ContextWindow:
         except ContextWindowError:
             return size_of(records)  # what no call could send
 
-    def _last_prompt(self) -> int:
-        live = self._reader.live_records()
+    def _last_prompt(self, context_id: str) -> int:
+        with self._store.database.read() as connection:
+            live = reading.live_records(connection, context_id)
         prompts = [record.id for record in live if record.source is RecordType.PROMPT]
         if not prompts:
             raise ConfigError("no prompt is live: there is nothing to answer anew")

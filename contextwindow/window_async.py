@@ -68,9 +68,25 @@ class _Core(ContextWindow):
         """*tokens*, if the provider has counted."""
         return cls._known(model, tokens)
 
-    def branch(self, dest_name: str | None) -> None:
-        """Make a fork that ends with the last prompt the current context."""
-        self._branch(dest_name, self._last_prompt())
+    def branch(
+        self,
+        plan: TurnPlan,
+        driving: Driving,
+        dest_name: str | None,
+        place: tuple[str, str] | None,
+    ) -> tuple[str, str]:
+        """Make a fork that ends with the last prompt the current context, if *plan* can be done.
+
+        Args:
+            place: id and name of the context to fork; None: the current one.
+
+        Returns:
+            Id and name of the fork.
+        """
+        self._complete(plan, driving)
+        source = place or self._current
+        made = self._branch(dest_name, self._last_prompt(source[0]), source=source)
+        return made.id, made.name
 
     def squeeze(self) -> Squeeze:
         """The compaction of the current context."""
@@ -414,11 +430,12 @@ class AsyncContextWindow:
     ) -> AsyncStream:
         """``regenerate``, giving the reply while it arrives; the fork is made as it begins."""
         plan, driving = draft(options, None, "auto")
+        place = None if self._core is None else self._core.place
 
         async def wire(plan: TurnPlan) -> Wiring:
-            await self._run(lambda core: core.branch(dest_name))
+            made = await self._run(lambda core: core.branch(plan, driving, dest_name, place))
             core = await self._open()
-            return core.wiring(plan, driving, None)
+            return core.wiring(plan, driving, made)
 
         return AsyncStream(plan, wire)
 

@@ -263,3 +263,31 @@ def test_a_fork_keeps_the_summary_that_stood_there_already(any_database: str) ->
         window.switch_context("fork")
 
         assert line(window) == at_that_time
+
+
+def test_an_async_call_that_cannot_be_made_forks_nothing(database: str) -> None:
+    async def main() -> None:
+        async with AsyncContextWindow(database, "chat") as window:
+            await window.add_prompt("q")
+            with pytest.raises(ConfigError, match="no model"):
+                await window.regenerate()
+            assert window.current_context == "chat"
+            assert [one.name for one in await window.list_contexts()] == ["chat"]
+
+    asyncio.run(main())
+
+
+def test_two_regenerations_at_once_are_two_forks_of_one_context(database: str) -> None:
+    async def main() -> None:
+        model = ScriptedModel([echo], repeat=True)
+        async with AsyncContextWindow(database, "chat", model=model) as window:
+            await window.add_prompt("q")
+            both = await asyncio.gather(window.regenerate(), window.regenerate())
+            assert [reply.text for reply in both] == ["heard: q", "heard: q"]
+            names = [one.name for one in await window.list_contexts()]
+            assert sorted(names) == ["chat", "chat (2)", "chat (3)"]
+            for name in ("chat (2)", "chat (3)"):
+                await window.switch_context(name)
+                assert len(await window.records()) == 2
+
+    asyncio.run(main())

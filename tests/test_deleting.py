@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from contextwindow import (
     Summarize,
     Tool,
 )
+from contextwindow.store import conversations
 from contextwindow.testing import ScriptedModel, ScriptedReply
 
 SECRET = "xyzzyplughsecret"
@@ -342,3 +344,91 @@ def test_a_database_that_is_too_large_already_says_so_when_it_is_opened(
 def test_a_limit_is_a_number_of_bytes(most: Any) -> None:
     with pytest.raises(ConfigError, match="max_database_bytes"):
         Store(":memory:", max_database_bytes=most)
+
+
+# -- what a review has found ------------------------------------------------------------------
+
+
+def test_a_stream_goes_on_while_the_file_is_wiped(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    with Store(path, busy_timeout=0.5) as store, closing(sqlite3.connect(path)) as reader:
+        keep = ContextWindow(store, "keep")
+        for _ in range(60):
+            keep.add_prompt("x" * 500_000)
+        keep.create_context("doomed")
+        words = [f"{number} " for number in range(300)]
+        model = ScriptedModel([ScriptedReply(words, delay=0.002)])
+        window = ContextWindow(store, "stream", model=model)
+        window.add_prompt("count")
+        with ThreadPoolExecutor(1) as pool:
+            reply = pool.submit(window.call_model)
+            while not window.records()[1:]:
+                pass
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM records").fetchone()
+            with pytest.raises(StoreBusy, match="wipe_deleted"):
+                keep.delete_context("doomed", secure=True)
+            reader.rollback()
+            store.wipe_deleted()
+            assert reply.result(60).text == "".join(words)
+
+
+@pytest.mark.parametrize("word", ["alphabet", "topsecretword"])
+def test_a_context_with_a_damaged_record_can_be_deleted_and_wiped(
+    tmp_path: Path, word: str
+) -> None:
+    path = tmp_path / "chat.db"
+    with Store(path) as store:
+        window = ContextWindow(store, "keep")
+        window.create_context("doomed")
+        window.switch_context("doomed")
+        window.add_prompt(f"{word} of mine")
+        store.search("mine")
+    data = path.read_bytes()
+    place = data.index(f"{word} of".encode()) + 4
+    path.write_bytes(data[:place] + b" " + data[place + 1 :])
+
+    with Store(path) as store:
+        window = ContextWindow(store, "keep")
+        assert {one.kind for one in store.examine().problems} == {"record", "index"}
+        window.delete_context("doomed", secure=True)
+        assert store.examine().sound
+    assert in_files(path, word) == []
+    assert in_files(path, word[:4]) == []
+
+
+def test_the_index_of_a_damaged_record_is_mended(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    with Store(path) as store:
+        ContextWindow(store, "chat").add_prompt("alphabet of mine")
+        store.search("mine")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"alphabet of", b"alph bet of"))
+    with Store(path) as store:
+        found = store.examine(mend=True).problems
+        assert [(one.kind, one.mended) for one in found] == [("record", False), ("index", True)]
+        assert [one.kind for one in store.examine().problems] == ["record"]
+
+
+def test_a_wipe_that_was_interrupted_is_remembered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "chat.db"
+    with Store(path) as store:
+        full_of_it(store, "doomed")
+        (context,) = store.list_contexts()
+        # As a kill between the two would leave it.
+        conversations.delete(store.database, context.id, secure=True)
+    with Store(path) as store:
+        assert any("wipe_deleted" in one for one in store.examine().warnings)
+        store.wipe_deleted()
+        assert not any("wipe_deleted" in one for one in store.examine().warnings)
+    assert in_files(path, SECRET) == []
+
+
+def test_the_size_is_that_of_now_whoever_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    with Store(path) as writer, Store(path, read_only=True) as reader:
+        before = reader.database_bytes()
+        ContextWindow(writer, "chat").add_prompt("x" * 1_000_000)
+        assert reader.database_bytes() == writer.database_bytes() > before + 1_000_000

@@ -396,3 +396,103 @@ def test_after_any_changes_exactly_what_holds_the_words_is_found(database: str, 
             }
             assert set(ids(store.search(word, limit=1000))) == expected
         assert store.examine().sound
+
+
+# -- what a review has found ------------------------------------------------------------------
+
+
+def damage(path: Path, old: bytes, new: bytes) -> None:
+    """Change bytes of the file behind everybody's back."""
+    assert len(old) == len(new)
+    data = path.read_bytes()
+    assert data.count(old) >= 1
+    path.write_bytes(data.replace(old, new))
+
+
+def test_a_damaged_record_that_waits_for_the_index_hides_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    with filled(path, "needle good", "needle bad damaged"):
+        pass
+    damage(path, b"needle bad", b"needle \xffad")
+    with Store(path, read_only=True) as store:
+        assert ids(store.search("needle")) == [1]
+
+
+def test_what_waits_for_the_index_is_searched_for_parts_too(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    with filled(path, "report 日本 old", *[f"report {number}" for number in range(10)]):
+        pass
+    with Store(path, read_only=True) as store:
+        assert ids(store.search("report 日本", limit=1)) == [1]
+
+
+def test_a_search_works_where_nothing_can_be_written(tmp_path: Path) -> None:
+    with Store(tmp_path / "chat.db") as store:
+        texts = [" ".join(f"w{n}x{m}" for m in range(3_000)) for n in range(30)]
+        window = filled(store, *[f"needle {text}" for text in texts])
+        with store.database.write() as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone() or (0,)
+            connection.execute(f"PRAGMA max_page_count={pages}")
+
+        assert len(window.search("needle", limit=100)) == 30
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("foo.method(arg) and foo.bar", ["foo", "method", "bar"]),
+        ("/usr/lib/python3/site", ["python3", "/lib/python3"]),
+        ("see https://github.com/a/b?c=d", ["github", "github.com", "https://github.com"]),
+        ("bob@example.org", ["bob", "example", "bob@example.org"]),
+        ('<div class="x">', ["class", "div", '<div class="x">']),
+        ("100%sure", ["sure", "100"]),
+    ],
+)
+def test_words_of_code_paths_and_addresses_are_found(
+    any_database: str, text: str, words: list[str]
+) -> None:
+    with filled(any_database, text, "nothing") as window:
+        for word in words:
+            assert ids(window.search(word)) == [1], word
+
+
+def test_letters_that_are_put_together_are_marked_as_they_are(any_database: str) -> None:
+    with filled(any_database, "강아지 이야기 그리고 고양이 집", "かく がく") as window:
+        (found,) = window.search("그")
+        assert [found.snippet[a:b] for a, b in found.highlights] == ["그"]
+        (found,) = window.search("がく")
+        assert [found.snippet[a:b] for a, b in found.highlights] == ["がく"]
+
+
+@pytest.mark.parametrize("query", ['"abc', '"a" "b', "NEAR(a b, x)", "\\", "a:", "'"])
+def test_a_raw_query_that_cannot_be_read_is_the_callers_mistake(
+    any_database: str, query: str
+) -> None:
+    with filled(any_database, "a b") as window:
+        try:
+            window.search(query, raw=True)
+        except ConfigError as error:
+            assert "raw query" in str(error)  # noqa: PT017  # some databases can read it
+
+
+def test_a_query_of_too_many_words_is_refused(any_database: str) -> None:
+    with filled(any_database, "a") as window:
+        for words in ([f"w{n}" for n in range(101)], [chr(0x4E00 + n) for n in range(1_200)]):
+            with pytest.raises(ConfigError, match="words"):
+                window.search(" ".join(words))
+
+
+def test_the_beginning_of_a_word_is_marked_to_its_end(any_database: str) -> None:
+    with filled(any_database, "prefixes here") as window:
+        query = "prefi:*" if any_database.startswith("postgresql") else "prefi*"
+        (found,) = window.search(query, raw=True)
+        assert [found.snippet[a:b] for a, b in found.highlights] == ["prefixes"]
+
+
+def test_long_records_enter_the_index_by_themselves(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    with filled(path, "small", *["long " * 20_000] * 20) as window:
+        with closing(sqlite3.connect(path)) as other:
+            (size,) = other.execute("SELECT coalesce(sum(size), 0) FROM search_queue").fetchone()
+        assert size <= 500_000
+        assert len(window.search("long", limit=50)) == 20

@@ -118,7 +118,8 @@ def _in_address(address: str) -> list[str]:
     except ValueError:
         return []
     user, _, password = parts.netloc.rpartition("@")[0].partition(":")
-    values = [field.partition("=")[2] for field in parts.query.split("&")]
+    fields = [field.partition("=") for field in parts.query.split("&")]
+    values = [value for name, _, value in fields if tells_of_secrets(unquote(name))]
     basic = b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode() if user else ""
     return [text for one in (user, password, *values) for text in (one, unquote(one))] + [basic]
 

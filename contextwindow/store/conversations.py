@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from contextwindow.errors import ContextNotFound
+from contextwindow.errors import ContextNotFound, StoreError
 from contextwindow.records import Context, ContextStats
-from contextwindow.store import attached
+from contextwindow.store import attached, upkeep
 from contextwindow.store.checks import check_text
 from contextwindow.store.connection import Connection
 from contextwindow.store.engine import Database
@@ -95,28 +95,29 @@ _TOOLS = Statement(
     .order_by(context_tools.c.created_at, context_tools.c.id)
 )
 
+COUNTED: Final[dict[str, sa.ColumnElement[Any]]] = {
+    "next_seq": sa.func.coalesce(sa.func.max(records.c.seq), 0) + 1,
+    "record_count": sa.func.count(),
+    "live_count": sa.func.count(sa.case((records.c.live, 1))),
+    "live_tokens": sa.func.coalesce(
+        sa.func.sum(sa.case((records.c.live, records.c.est_tokens), else_=0)), 0
+    ),
+    "uncounted": sa.func.count(sa.case((sa.and_(records.c.live, records.c.uncounted), 1))),
+}
+"""What the counters of a context count, by their names."""
+
 _RECOUNT = Statement(
     sa.update(contexts)
     .where(contexts.c.id == _bind("context_id"))
     .values(
+        # What was copied or came in is in use now, however old its records are.
+        last_activity=_bind("now"),
         **{
             name: sa.select(expression)
             .where(records.c.context_id == _bind("context_id"))
             .scalar_subquery()
-            for name, expression in {
-                "next_seq": sa.func.coalesce(sa.func.max(records.c.seq), 0) + 1,
-                "record_count": sa.func.count(),
-                "live_count": sa.func.count(sa.case((records.c.live, 1))),
-                "live_tokens": sa.func.coalesce(
-                    sa.func.sum(sa.case((records.c.live, records.c.est_tokens), else_=0)), 0
-                ),
-                "uncounted": sa.func.count(
-                    sa.case((sa.and_(records.c.live, records.c.uncounted), 1))
-                ),
-            }.items()
+            for name, expression in COUNTED.items()
         },
-        # What was copied or came in is in use now, however old its records are.
-        last_activity=_bind("now"),
     )
 )
 
@@ -224,11 +225,14 @@ def tools(connection: Connection, context_id: str) -> list[str]:
     return [row[0] for row in _TOOLS.all(connection, context_id=context_id)]
 
 
-def delete(database: Database, context_id: str, *, idle_since: str | None = None) -> bool:
+def delete(
+    database: Database, context_id: str, *, idle_since: str | None = None, secure: bool = False
+) -> bool:
     """Delete a context with its records, turns, calls, tools, and attachments of its own.
 
     Args:
         idle_since: leave it alone where something has happened in it since, or a turn runs.
+        secure: its bytes will be wiped; an interruption in between is noted.
 
     Returns:
         Whether it was deleted.
@@ -245,10 +249,24 @@ def delete(database: Database, context_id: str, *, idle_since: str | None = None
             if active >= idle_since or RUNNING.one(connection, context_id=context_id) is not None:
                 return False
         named = attached.digests(connection, context_id)
-        if _DELETE.run(connection, context_id=context_id).rowcount != 1:
+        if secure:
+            upkeep.note_unwiped(connection)
+        if not _delete(connection, context_id):
             raise ContextNotFound(f"context {context_id} was deleted already")
         attached.forget(connection, named)
     return True
+
+
+def _delete(connection: Connection, context_id: str) -> bool:
+    """Delete the row of a context, and with it all that hangs on it; whether there was one."""
+    try:
+        return _DELETE.run(connection, context_id=context_id).rowcount == 1
+    except StoreError:
+        if connection.dialect != "sqlite" or upkeep.index_is_sound(connection):
+            raise
+    # Text that was damaged on the disk is not what the index was made of: it cannot be taken out.
+    upkeep.rebuild(connection)
+    return _DELETE.run(connection, context_id=context_id).rowcount == 1
 
 
 def idle_since(connection: Connection, moment: str) -> list[Context]:

@@ -18,8 +18,8 @@ from contextwindow.store.conversations import LAST_PLACE, by_id, create, find, r
 from contextwindow.store.engine import Database
 from contextwindow.store.rows import measure, unfolded
 from contextwindow.store.schema import compactions, context_tools, records
-from contextwindow.store.search import Paused
 from contextwindow.store.statement import Statement
+from contextwindow.store.upkeep import Paused
 from contextwindow.store.values import checksum, dump_json, load_json, matches
 from contextwindow.store.writing import lock
 

@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 from contextwindow.errors import ContextNotFound, RecordCorrupt, StoreError
 from contextwindow.records import RecordType, Turn, Usage
-from contextwindow.store import attached, leases, reading, search, wal
+from contextwindow.store import attached, leases, reading, upkeep, wal
 from contextwindow.store.connection import Connection, Damaged
+from contextwindow.store.conversations import COUNTED
 from contextwindow.store.engine import Database
 from contextwindow.store.files import exposures
 from contextwindow.store.rows import CALL_COLUMNS, measure, to_call, unfolded
@@ -35,24 +36,14 @@ Kind = Literal["pages", "reference", "counter", "delta", "record", "index"]
 
 _BATCH: Final = 500
 _SOURCES: Final = frozenset(kind.value for kind in RecordType)
-_COUNTED: Final[dict[str, sa.ColumnElement[Any]]] = {
-    "next_seq": sa.func.coalesce(sa.func.max(records.c.seq), 0) + 1,
-    "record_count": sa.func.count(),
-    "live_count": sa.func.count(sa.case((records.c.live, 1))),
-    "live_tokens": sa.func.coalesce(
-        sa.func.sum(sa.case((records.c.live, records.c.est_tokens), else_=0)), 0
-    ),
-    "uncounted": sa.func.count(sa.case((sa.and_(records.c.live, records.c.uncounted), 1))),
-}
-
 _CONTEXTS = Statement(sa.select(contexts.c.id, contexts.c.name).order_by(contexts.c.name))
 _STORED = Statement(
-    sa.select(*(contexts.c[name] for name in (*_COUNTED, *COUNTERS))).where(
+    sa.select(*(contexts.c[name] for name in (*COUNTED, *COUNTERS))).where(
         contexts.c.id == _bind("context_id")
     )
 )
 _RECOUNTED = Statement(
-    sa.select(*_COUNTED.values()).where(records.c.context_id == _bind("context_id"))
+    sa.select(*COUNTED.values()).where(records.c.context_id == _bind("context_id"))
 )
 _CALLS = Statement(
     sa.select(*CALL_COLUMNS)
@@ -63,7 +54,7 @@ _CALLS = Statement(
 _SET_COUNTERS = Statement(
     sa.update(contexts)
     .where(contexts.c.id == _bind("context_id"))
-    .values({name: _bind(name) for name in (*_COUNTED, *COUNTERS)})
+    .values({name: _bind(name) for name in (*COUNTED, *COUNTERS)})
 )
 
 _STRAY = Statement(
@@ -239,15 +230,21 @@ def _look_at_pages(database: Database, found: Examination) -> None:
 
 
 def _look_at_index(database: Database, found: Examination, mend: bool) -> None:
-    """Hold the search index against the records, if these are sound; PostgreSQL keeps its own."""
-    broken = any(problem.kind in ("pages", "record") for problem in found.problems)
+    """Hold the search index against the records; PostgreSQL keeps its own."""
+    broken = any(problem.kind == "pages" for problem in found.problems)
     if database.dialect != "sqlite" or database.read_only or broken:
         return
+    with database.read() as connection:
+        if upkeep.is_unwiped(connection):
+            found.warnings.append(
+                "a secure deletion was interrupted: bytes of what was deleted may still be in the "
+                "file; Store.wipe_deleted() takes them away"
+            )
     with database.write() as connection:
-        if search.index_is_sound(connection):
+        if upkeep.index_is_sound(connection):
             return
         if mend:
-            search.rebuild(connection)
+            upkeep.rebuild(connection)
     text = "the search index does not match the records"
     found.problems.append(Problem(kind="index", text=text, mended=mend))
 
@@ -285,7 +282,7 @@ def _counted(connection: Connection, context_id: str) -> dict[str, int]:
     used = dict.fromkeys(COUNTERS, 0)
     for call in map(to_call, _CALLS.all(connection, context_id=context_id)):
         used = changes(used, Spent(call.usage or Usage(), call.cost).counters())
-    return dict(zip(_COUNTED, row, strict=True)) | used
+    return dict(zip(COUNTED, row, strict=True)) | used
 
 
 def _miscounted(connection: Connection, context_id: str) -> list[str]:

@@ -12,19 +12,33 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from contextwindow.errors import ConfigError, RecordCorrupt, StoreBusy, StoreError
+from contextwindow.errors import (
+    ConfigError,
+    RecordCorrupt,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+)
 from contextwindow.records import SearchResult
 from contextwindow.store.checks import check_flag, check_text, check_whole
-from contextwindow.store.connection import Connection
+from contextwindow.store.connection import Connection, Damaged
 from contextwindow.store.engine import Database
 from contextwindow.store.files import logger
 from contextwindow.store.rows import RECORD_COLUMNS, to_record
 from contextwindow.store.schema import contexts, records
-from contextwindow.store.search_schema import CREATE_INDEX, SEARCHED, VECTOR, take_in
+from contextwindow.store.search_schema import (
+    CREATE_INDEX,
+    PUNCTUATION,
+    SEARCHED,
+    VECTOR,
+    take_in,
+)
 from contextwindow.store.statement import Statement
 
 _MOST_RESULTS: Final = 1_000
 _MOST_CHARACTERS: Final = 10_000
+_MOST_WORDS: Final = 100
 
 # A word that more records have than this says little of any of them, and ranking by it costs more
 # than the search: 16 ms for 16,000 records, 700 ms for 700,000, measured in a million.
@@ -34,7 +48,6 @@ _CANDIDATES: Final = {"sqlite": 1_000, "postgresql": 100}
 _RANKED_WORDS: Final = 4
 # PostgreSQL indexes no word above 2 kB.
 _LONGEST: Final = 500
-_TAKEN_IN: Final = 1_000
 
 # Scripts that put no spaces between words: an index of words does not know theirs.
 _UNSPACED: Final = re.compile(
@@ -42,21 +55,33 @@ _UNSPACED: Final = re.compile(
     "\U00020000-\U0003ffff]"
 )
 _TOKEN: Final = re.compile(r"[^\W_]+")
+# With the star of a beginning: ``word*`` on SQLite, ``word:*`` on PostgreSQL.
+_RAW_TOKEN: Final = re.compile(r"([^\W_]+)(:?\*)?")
 _WHOLE: Final = r"(?<![^\W_]){}(?![^\W_])"
+_BEGINNING: Final = r"(?<![^\W_]){}[^\W_]*"
 _BETWEEN: Final = r"[\W_]+"
 _OPERATORS: Final = frozenset({"AND", "OR", "NOT", "NEAR", "content", "scope"})
+
+_LOOKED_FOR: Final = 8
+"""Words by which the piece of a text is found that is shown: each is tried at each letter."""
 
 _AROUND: Final = 70
 """Characters of a snippet on each side of the first hit."""
 
 _NEWEST: Final = 1_500
 _SHORT: Final = 20_000
-_RANKED: Final = (
-    "WITH q AS MATERIALIZED (SELECT {asked} AS asked), found AS MATERIALIZED ({found})"
-    " SELECT id FROM found, q ORDER BY ts_rank(to_tsvector('simple'::regconfig,"
-    f" left(content, {SEARCHED['postgresql']})), asked, 1) DESC, id DESC LIMIT %s"
+_APART: Final = str.maketrans(PUNCTUATION, " " * len(PUNCTUATION))
+_queue = sa.table("search_queue", sa.column("record_id"))
+
+_WAITING = Statement(
+    sa.select(
+        records.c.id,
+        sa.func.substr(records.c.content, 1, SEARCHED["sqlite"]),
+        sa.func.replace(records.c.context_id, "-", ""),
+    )
+    .join_from(_queue, records, records.c.id == _queue.c.record_id)
+    .order_by(_queue.c.record_id)
 )
-"""PostgreSQL's query; ``found`` gives candidates, ``q`` what is asked."""
 
 _FOUND = Statement(
     sa.select(*RECORD_COLUMNS, contexts.c.name)
@@ -84,7 +109,8 @@ class Query:
         """What a snippet shows."""
         if self.raw is None:
             return [*self.words, *self.parts]
-        return [word for word in _TOKEN.findall(self.raw) if word not in _OPERATORS]
+        found = _RAW_TOKEN.findall(self.raw)
+        return [word + "*" * bool(star) for word, star in found if word not in _OPERATORS]
 
 
 def search(
@@ -124,7 +150,10 @@ def parse(text: object, *, raw: bool) -> Query:
         return Query((), (), asked)
     words: list[str] = []
     parts: list[str] = []
-    for word in dict.fromkeys(asked.split()):
+    found = list(dict.fromkeys(asked.split()))
+    if len(found) > _MOST_WORDS:
+        raise ConfigError(f"the query has {len(found)} words; {_MOST_WORDS} are allowed")
+    for word in found:
         indexed = _TOKEN.search(word) and not _UNSPACED.search(word) and len(word) < _LONGEST
         (words if indexed else parts).append(word)
     return Query(tuple(words), tuple(parts))
@@ -134,16 +163,16 @@ def parse(text: object, *, raw: bool) -> Query:
 
 
 def _catch_up(database: Database) -> None:
-    """Bring what waits for it into the index."""
-    insert, forget = take_in("?")
-    with suppress(StoreBusy):
+    """Bring what waits for it into the index, as far as the database takes writes now."""
+    insert, forget = take_in()
+    with suppress(StoreBusy, StoreFull, StoreReadOnly):
         while not database.read_only:
             with database.read() as connection:
                 if not connection.execute("SELECT 1 FROM search_queue LIMIT 1").fetchone():
                     return
             with database.write(patient=False) as connection:
-                connection.execute(insert, (_TAKEN_IN,))
-                connection.execute(forget, (_TAKEN_IN,))
+                connection.execute(insert)
+                connection.execute(forget)
 
 
 def _find_sqlite(
@@ -151,18 +180,18 @@ def _find_sqlite(
 ) -> list[int]:
     """Ids of the best matches: of those still waiting for the index, then of those in it."""
     found: list[int] = []
-    waiting = connection.execute(
-        "SELECT r.id, substr(r.content, 1, ?), replace(r.context_id, '-', '') FROM search_queue q"
-        " JOIN records r ON r.id = q.record_id ORDER BY q.record_id",
-        (SEARCHED["sqlite"],),
-    ).fetchall()
+    waiting = [
+        row for row in _WAITING.all(connection) if type(row) is not Damaged and type(row[1]) is str
+    ]
     if waiting:
         with closing(sqlite3.connect(":memory:")) as aside:
             aside.execute(CREATE_INDEX.format(name="search_index", source=""))
             aside.executemany(
                 "INSERT INTO search_index(rowid, content, scope) VALUES (?, ?, ?)", waiting
             )
-            found = _Fts(aside.execute, wanted, context_id).best(limit, len(waiting))
+            most = len(waiting)
+            look = _Fts(aside.execute, wanted, context_id)
+            found = look.best(most if wanted.parts else limit, most)
     # Each part of a text is looked for in what has its words, which must then be all of it.
     most = _CANDIDATES["sqlite"] if not wanted.parts else 1 << 40
     found += _Fts(connection.execute, wanted, context_id).best(
@@ -235,7 +264,10 @@ class _Fts:
             )
             return [row[0] for row in found.fetchall()]
         except (StoreError, sqlite3.Error) as error:
-            if not self._raw or ("fts5:" not in str(error) and "no such column" not in str(error)):
+            cause = error if isinstance(error, sqlite3.Error) else error.__cause__
+            # Its syntax is all that is plainly an error, and neither the disk's nor a lock's.
+            wrong = getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR
+            if not self._raw or not wrong:
                 raise
             raise ConfigError(
                 f"the raw query is not in FTS5's language: {error}; leave raw=True away to look "
@@ -256,7 +288,7 @@ def _find_postgresql(
     """Ids of the best matches, best first."""
     if wanted.raw is None:
         asked = " && ".join(["phraseto_tsquery('simple', %s)"] * len(wanted.words))
-        terms: tuple[str, ...] = wanted.words
+        terms = tuple(word.translate(_APART) for word in wanted.words)
     else:
         asked, terms = "to_tsquery('simple', %s)", (wanted.raw,)
     where, params = _in_context(context_id)
@@ -269,7 +301,7 @@ def _find_postgresql(
         if len(found) == limit:
             return found
     # What is found is kept apart from ranking it: it is few, and ranking all would take seconds.
-    sql = _RANKED.format(
+    sql = _ranked_sql(
         asked=asked,
         found=f"SELECT id, content FROM records, q WHERE {VECTOR} @@ asked{where}"
         " ORDER BY id DESC LIMIT %s",
@@ -277,13 +309,24 @@ def _find_postgresql(
     try:
         rows = connection.execute(sql, (*terms, *params, most, limit)).fetchall()
     except StoreError as error:
-        if wanted.raw is None or "tsquery" not in str(error):
+        # Classes of PostgreSQL's errors: values and syntax.
+        state = getattr(error.__cause__, "sqlstate", None) or ""
+        if wanted.raw is None or state[:2] not in ("22", "42"):
             raise
         raise ConfigError(
             f"the raw query is not in the language of to_tsquery: {error}; leave raw=True away to "
             "look for it as it stands"
         ) from error
     return [row[0] for row in rows]
+
+
+def _ranked_sql(asked: str, found: str) -> str:
+    """PostgreSQL's query: *found* gives candidates, q is what is *asked*."""
+    return (
+        f"WITH q AS MATERIALIZED (SELECT {asked} AS asked), found AS MATERIALIZED ({found})"
+        " SELECT id FROM found AS records, q"
+        f" ORDER BY ts_rank({VECTOR}, asked, 1) DESC, id DESC LIMIT %s"
+    )
 
 
 def _among_newest(
@@ -305,7 +348,7 @@ def _among_newest(
         where, order, params = " WHERE context_id = %s", "position DESC, seq DESC", [context_id]
     likes = " AND ".join(["content ILIKE %s"] * len(wanted.words))
     parts = " AND content LIKE %s" * len(wanted.parts)
-    sql = _RANKED.format(
+    sql = _ranked_sql(
         asked=asked,
         # A text is tried for the letters of a word before it is taken apart.
         found=f"SELECT id, content FROM (SELECT id, content FROM records{where}"
@@ -314,7 +357,8 @@ def _among_newest(
         " ORDER BY id DESC LIMIT %s",
     )
     patterns = [_like(text) for text in (*wanted.words, *wanted.parts)]
-    rows = connection.execute(sql, (*wanted.words, *params, *patterns, most, limit)).fetchall()
+    terms = [word.translate(_APART) for word in wanted.words]
+    rows = connection.execute(sql, (*terms, *params, *patterns, most, limit)).fetchall()
     return [row[0] for row in rows]
 
 
@@ -356,7 +400,7 @@ def _results(
     connection: Connection, ids: Iterable[int], shown: Sequence[str]
 ) -> list[SearchResult]:
     found = []
-    pattern = _pattern(shown)
+    first, pattern = _pattern(shown[:_LOOKED_FOR]), _pattern(shown)
     for number in ids:
         row = _FOUND.one(connection, record_id=number)
         if row is None:
@@ -366,7 +410,7 @@ def _results(
         except RecordCorrupt as error:
             logger.warning("left out of what a search found: %s", error)
             continue
-        snippet, hits = excerpt(record.content, pattern)
+        snippet, hits = excerpt(record.content, first, pattern)
         found.append(SearchResult(record, str(row[-1]), snippet, hits))
     return found
 
@@ -377,16 +421,19 @@ def _pattern(shown: Iterable[str]) -> re.Pattern[str]:
     for text in shown:
         tokens = [] if _UNSPACED.search(text) else _TOKEN.findall(_plain(text))
         if tokens:
-            ways.append(_WHOLE.format(_BETWEEN.join(map(re.escape, tokens))))
+            way = _BETWEEN.join(map(re.escape, tokens))
+            ways.append(_BEGINNING.format(way) if text.endswith("*") else _WHOLE.format(way))
         else:
             ways.append(re.escape(_plain(text)))
     return re.compile("|".join(ways) or r"(?!)", re.IGNORECASE)
 
 
-def excerpt(text: str, pattern: re.Pattern[str]) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """A piece of *text* around the first place that *pattern* matches, and the places in it."""
-    first = pattern.search(text) or (None if text.isascii() else pattern.search(_plain(text)))
-    middle, end = (first.start(), first.end()) if first else (0, 0)
+def excerpt(
+    text: str, first: re.Pattern[str], pattern: re.Pattern[str]
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """A piece of *text* around where *first* matches, and the places in it of *pattern*."""
+    hit = first.search(text) or (None if text.isascii() else first.search(_plain(text)))
+    middle, end = hit.span() if hit else (0, 0)
     begin, end = max(0, middle - _AROUND), min(len(text), max(end, middle + 1) + _AROUND)
     end = min(end, begin + 4 * _AROUND)
     piece = re.sub(r"\s", " ", text[begin:end])
@@ -403,57 +450,7 @@ def _plain(text: str) -> str:
     """*text* without the marks of its letters, each at the place where it was."""
     if text.isascii():
         return text
-    return "".join(c if c.isascii() else unicodedata.normalize("NFD", c)[:1] or c for c in text)
-
-
-def index_is_sound(connection: Connection) -> bool:
-    """Whether SQLite's index has what the records hold; to be asked in a write transaction."""
-    try:
-        connection.execute(
-            "INSERT INTO search_index(search_index, rank) VALUES ('integrity-check', 1)"
-        )
-    except StoreError:
-        return False
-    return True
-
-
-def rebuild(connection: Connection) -> None:
-    """Make SQLite's index anew."""
-    connection.execute("DELETE FROM search_queue")
-    connection.execute("UPDATE search_state SET paused = 0")
-    connection.execute("INSERT INTO search_index(search_index) VALUES ('rebuild')")
-
-
-def clean(connection: Connection) -> None:
-    """Take the words of deleted records out of SQLite's index, where they are only crossed out."""
-    if connection.dialect == "sqlite":
-        connection.execute("INSERT INTO search_index(search_index) VALUES ('optimize')")
-
-
-class Paused:
-    """``with`` over statements that write many records: they are queued at once, behind them.
-
-    Args:
-        connection: its write transaction, which is rolled back where this raises.
-        context_id: of the records.
-    """
-
-    def __init__(self, connection: Connection, context_id: str) -> None:
-        self._connection = connection
-        self._context_id = context_id
-        self._needed = connection.dialect == "sqlite"
-
-    def __enter__(self) -> None:
-        if self._needed:
-            self._connection.execute("UPDATE search_state SET paused = 1")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if not self._needed or kind is not None:
-            return
-        self._connection.execute(
-            "INSERT INTO search_queue(record_id) SELECT id FROM records"
-            " WHERE context_id = ? AND content <> ''"
-            " AND id NOT IN (SELECT record_id FROM search_queue)",
-            (self._context_id,),
-        )
-        self._connection.execute("UPDATE search_state SET paused = 0")
+    return "".join(
+        c if c.isascii() or _UNSPACED.match(c) else unicodedata.normalize("NFD", c)[:1]
+        for c in text
+    )

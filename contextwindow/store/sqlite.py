@@ -8,19 +8,21 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from threading import get_ident
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from contextwindow.errors import StoreBusy, StoreError, StoreReadOnly, StoreReplaced
-from contextwindow.store import opening, wal
+from contextwindow.store import opening, upkeep, wal
 from contextwindow.store.connection import ENDED, Connection, Refusal
 from contextwindow.store.failures import translated
 from contextwindow.store.files import connect, create, identity, logger, warn_of_size
 from contextwindow.store.location import Location
+
+_T = TypeVar("_T")
 
 _READERS = 8
 _MORE_READERS = 56
@@ -244,36 +246,57 @@ class SQLiteDatabase:
     def wipe(self) -> None:
         """`Database.wipe`."""
         with self.write(boundary=True) as connection:
-            connection.execute("INSERT INTO search_index(search_index) VALUES ('optimize')")
+            # What is only crossed out in it would be copied with it.
+            upkeep.rebuild(connection)
+        self._alone(lambda raw: raw.execute("VACUUM"))
+        give_up = time.monotonic() + self._busy_timeout
+        while self._wal and self._alone(self._empty_wal):
+            if time.monotonic() > give_up:
+                raise StoreBusy(
+                    f"{self.location.text}: what was deleted cannot be read any more, but its bytes"
+                    " are still in the -wal, since somebody is reading; call wipe_deleted() when"
+                    " that is done"
+                )
+            time.sleep(0.05)
+        with self.write(boundary=True) as connection:
+            upkeep.note_wiped(connection)
+
+    def _empty_wal(self, raw: sqlite3.Connection) -> bool:
+        """Begin the -wal anew, with nothing in it; whether readers keep it from being so."""
+        with wal.patience(raw, 0.1, self._busy_timeout):
+            (busy, *_) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return bool(busy)
+
+    def _alone(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do *work*, which is no transaction, while nobody else of this process writes.
+
+        They wait for it however long it takes: a stream is not to end for it.
+        """
         self._gate.take(self._busy_timeout, self.location.text)
+        self._gate.long = True
         try:
-            raw = self._raw
-            if isinstance(raw, Refusal):
-                raw.refuse()
-            raw.execute("VACUUM")
-            busy = 0
-            if self._wal:
-                (busy, *_) = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if isinstance(self._raw, Refusal):
+                self._raw.refuse()
+            return work(self._raw)
         except sqlite3.Error as error:
             raise self._refused_by(error) from error
         finally:
-            self._identify()
+            self._gate.long = False
             self._gate.give()
-        if busy:
-            raise StoreBusy(
-                f"{self.location.text}: what was deleted cannot be read any more, but its bytes"
-                " are still in the -wal, since another program reads; call wipe_deleted() when it"
-                " is done"
-            )
 
     def size(self) -> int:
-        """Bytes of the file and its -wal."""
-        if self.location.path is None:
+        """`Database.size`."""
+        path = self.location.path
+        if path is None:
             with self.read() as connection:
-                pages = connection.execute("PRAGMA page_count").fetchone()
-                page = connection.execute("PRAGMA page_size").fetchone()
-                return int(pages[0] * page[0]) if pages and page else 0
-        return self._size + self._wal_size
+                (pages,) = connection.execute("PRAGMA page_count").fetchone() or (0,)
+                (page,) = connection.execute("PRAGMA page_size").fetchone() or (0,)
+                return int(pages * page)
+        found = 0
+        for name in (path, f"{path}-wal"):
+            with suppress(OSError):
+                found += os.stat(name).st_size
+        return found
 
     def _put_together(self) -> None:
         """Take back what a failed write has left in the file: only a writer may."""
@@ -508,13 +531,15 @@ class Gate:
 
     Attributes:
         owner: the thread that is inside, 0 when none is.
+        long: it does what may take minutes, for which others wait without end.
     """
 
-    __slots__ = ("__weakref__", "_lock", "owner")
+    __slots__ = ("__weakref__", "_lock", "long", "owner")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.owner = 0
+        self.long = False
 
     def take(self, timeout: float, text: str) -> None:
         """Goes inside.
@@ -528,7 +553,9 @@ class Gate:
                 raise StoreError(
                     f"{text}: this thread has a transaction open already; end it first"
                 )
-            if not self._lock.acquire(timeout=timeout):
+            while not self._lock.acquire(timeout=timeout):
+                if self.long:
+                    continue
                 raise StoreBusy(f"{text}: another thread has been writing for {timeout:g} s")
         self.owner = get_ident()
 

@@ -256,20 +256,24 @@ class Store:
         if dry_run:
             return old
         gone = []
-        for context in old:
-            with suppress(ContextNotFound):
-                if conversations.delete(self._database, context.id, idle_since=moment):
-                    self._wakeups.committed(context.id)
-                    gone.append(context)
-        if secure and gone:
-            self._database.wipe()
+        try:
+            for context in old:
+                with suppress(ContextNotFound):
+                    if conversations.delete(
+                        self._database, context.id, idle_since=moment, secure=secure
+                    ):
+                        self._wakeups.committed(context.id)
+                        gone.append(context)
+        finally:
+            if secure and gone:
+                self._database.wipe()
         return gone
 
     def delete(self, context_id: str, *, secure: bool = False) -> None:
         """Delete a context; not part of the public interface, as ``delete_context`` is."""
         if check_flag(secure, "secure"):
             self._check_wipes()
-        conversations.delete(self._database, context_id)
+        conversations.delete(self._database, context_id, secure=secure)
         self._wakeups.committed(context_id)
         if secure:
             self._database.wipe()
@@ -277,7 +281,9 @@ class Store:
     def wipe_deleted(self) -> None:
         """Write an SQLite file anew, so that nothing that was ever deleted is left in it.
 
-        It takes as long as copying the database, and as much room beside it for that time.
+        It takes as long as copying the database, and as much room beside it for that time, in
+        which nobody can write: other threads of this process wait, other programs for as long as
+        their own patience lasts.
         Copies elsewhere are not touched: backups, what a migration has put beside the file, and
         what the disk itself keeps of blocks that it has given up.
 

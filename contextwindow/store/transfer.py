@@ -26,8 +26,8 @@ from contextwindow.store.failures import Conflict
 from contextwindow.store.llm_logs import LlmLog
 from contextwindow.store.rows import RECORD_COLUMNS, measure, to_record
 from contextwindow.store.schema import context_tools, contexts, records
-from contextwindow.store.search import Paused
 from contextwindow.store.statement import Statement
+from contextwindow.store.upkeep import Paused
 from contextwindow.store.values import checksum, dump_json, load_json, now_text, parse_time
 from contextwindow.tokens import count_tokens
 

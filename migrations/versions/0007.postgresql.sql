@@ -1,1 +1,1 @@
-CREATE INDEX records_text ON records USING gin (to_tsvector('simple'::regconfig, left(records.content, 100000)));
+CREATE INDEX records_text ON records USING gin (to_tsvector('simple'::regconfig, translate(left(records.content, 100000), '!"#$&''()*+,-./:;<=>?@[\]^_`{|}~' || chr(37), '                                ')));
