@@ -15,6 +15,8 @@ from support import contents, problems
 from support import file as file
 
 from contextwindow import ConfigError, ContextWindow, Record, RecordType, Store
+from contextwindow.store.conversations import create
+from contextwindow.store.llm_logs import Conversation, LlmLog
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture"
 
@@ -93,6 +95,64 @@ def test_a_name_that_is_taken_gets_a_number(file: str, tmp_path: Path) -> None:
 
         assert [context.name for context in made] == ["A talk", "A talk (2)", "A talk (3)"]
         assert contents(records(store, "A talk (3)")) == ["question 3", "answer 3"]
+
+
+def test_many_of_one_name_cost_one_insert_each(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def counting(connection: Any, name: str, **values: Any) -> tuple[str, bool]:
+        tried.append(name)
+        return create(connection, name, **values)
+
+    monkeypatch.setattr("contextwindow.store.transfer.create", counting)
+    log = make_log(
+        tmp_path / "logs.db",
+        conversations=[{"id": f"c{n}", "name": "A talk", "model": "m"} for n in range(60)],
+        responses=[{**response(0, f"c{n}"), "id": f"r{n}"} for n in range(60)],
+    )
+    with Store(file) as store:
+        made = store.import_llm_logs(log)
+
+        assert {one.name for one in made} >= {"A talk", "A talk (2)", "A talk (60)"}
+        assert len(tried) == 60
+
+
+def test_others_write_while_a_log_is_read(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = make_log(tmp_path / "logs.db", **TALK)
+    with Store(file, busy_timeout=0.1) as other, Store(file) as store:
+        window = ContextWindow(other, "other")
+        read = LlmLog.conversation
+
+        def reading(self: LlmLog, key: str) -> Conversation:
+            window.add_prompt("hi")
+            return read(self, key)
+
+        monkeypatch.setattr(LlmLog, "conversation", reading)
+
+        assert [one.name for one in store.import_llm_logs(log)] == ["A talk"]
+        assert contents(window.records()) == ["hi"]
+
+
+def test_two_imports_at_once_take_a_conversation_in_once(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = make_log(tmp_path / "logs.db", **TALK)
+    with Store(file) as other, Store(file) as store:
+        read = LlmLog.conversation
+
+        def reading(self: LlmLog, key: str) -> Conversation:
+            monkeypatch.undo()
+            assert len(other.import_llm_logs(log)) == 1
+            return read(self, key)
+
+        monkeypatch.setattr(LlmLog, "conversation", reading)
+
+        assert store.import_llm_logs(log) == []
+        assert [one.name for one in store.list_contexts()] == ["A talk"]
 
 
 def test_responses_without_a_conversation_or_a_name_are_named_by_their_prompt(

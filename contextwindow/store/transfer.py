@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from contextwindow.store.connection import Connection
 from contextwindow.store.conversations import LAST_PLACE, by_id, create, recount, tools
 from contextwindow.store.engine import Database
 from contextwindow.store.failures import Conflict
-from contextwindow.store.llm_logs import LlmLog
+from contextwindow.store.llm_logs import Conversation, LlmLog
 from contextwindow.store.rows import RECORD_COLUMNS, measure, to_record
 from contextwindow.store.schema import context_tools, contexts, records
 from contextwindow.store.statement import Statement
@@ -198,26 +198,54 @@ def import_llm(database: Database, path: str | os.PathLike[str]) -> list[Context
     Raises:
         ConfigError: it is no such log, or holds what cannot be kept; nothing was written.
     """
-    made: list[Context] = []
-    with closing(LlmLog(path)) as log, database.write(boundary=True) as connection:
+    with database.read() as connection:
         known = _imported_from_llm(connection)
-        for key in log.ids():
-            if key in known:
+    # The log may be long: nobody waits for the lock on our database while it is read.
+    with closing(LlmLog(path)) as log:
+        read = [_prepared(log.conversation(key)) for key in log.ids() if key not in known]
+    found = [one for one in read if one.rows]
+    if not found:
+        return []
+    made: list[Context] = []
+    with database.write(boundary=True) as connection:
+        # Another import may have been faster.
+        known = _imported_from_llm(connection)
+        numbers: dict[str, int] = {}
+        for one in found:
+            if one.key in known:
                 continue
-            found = log.conversation(key)
-            if not found.records:
-                continue
-            origin = {"imported_from": "llm", "conversation_id": key, "model": found.model}
-            first = found.records[0].timestamp
-            values = {"metadata_": dump_json(origin)}
-            if first is not None:
-                values["start_time"] = _moment_text(first)
-            context_id = _create_named(connection, found.name or f"llm {key}", values)
-            insert_rows(connection, context_id, new_rows(found.records), found.records)
+            context_id = _create_named(connection, one.name, one.values, numbers)
+            insert_rows(connection, context_id, one.rows, one.records)
             written = by_id(connection, context_id)
             assert written is not None  # noqa: S101 - made in this transaction
             made.append(written)
     return made
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A conversation of llm as it is written."""
+
+    key: str
+    name: str
+    values: dict[str, Any]
+    rows: list[dict[str, Any]]
+    records: list[NewRecord]
+
+
+def _prepared(found: Conversation) -> _Prepared:
+    """What is written of *found*.
+
+    Raises:
+        ConfigError: it cannot be stored.
+    """
+    origin = {"imported_from": "llm", "conversation_id": found.id, "model": found.model}
+    values: dict[str, Any] = {"metadata_": dump_json(origin)}
+    first = found.records[0].timestamp if found.records else None
+    if first is not None:
+        values["start_time"] = _moment_text(first)
+    name = check_text(found.name or f"llm {found.id}", "name of a conversation")
+    return _Prepared(found.id, name, values, new_rows(found.records), found.records)
 
 
 def _imported_from_llm(connection: Connection) -> set[str]:
@@ -230,15 +258,20 @@ def _imported_from_llm(connection: Connection) -> set[str]:
     return known
 
 
-def _create_named(connection: Connection, name: str, values: dict[str, Any]) -> str:
-    """A new context called *name*, with a number behind it where that is taken."""
-    check_text(name, "name of a conversation")
-    for number in itertools.count(2):
-        context_id, made = create(connection, name, **values)
+def _create_named(
+    connection: Connection, name: str, values: dict[str, Any], numbers: dict[str, int]
+) -> str:
+    """A new context called *name*, with a number behind it where that is taken.
+
+    Args:
+        numbers: the last one that was tried for each name: a log may hold thousands of one name.
+    """
+    while True:
+        number = numbers[name] = numbers.get(name, 0) + 1
+        numbered = name if number == 1 else f"{name} ({number})"
+        context_id, made = create(connection, numbered, **values)
         if made:
             return context_id
-        name = f"{name if number == 2 else name.rpartition(' (')[0]} ({number})"
-    raise AssertionError
 
 
 def new_rows(new: Sequence[NewRecord]) -> list[dict[str, Any]]:
