@@ -224,9 +224,9 @@ def _goes_back(block: Block) -> bool:
 
 def _answered(blocks: list[Block]) -> Iterator[Block]:
     """*blocks* without server tools' uses that have no result: the provider refuses those."""
-    results = {block.get("tool_use_id") for block in blocks}
+    results = {block.get("tool_use_id") for block in blocks} - {None}
     for block in blocks:
-        if block["type"] in ("server_tool_use", "mcp_tool_use") and block["id"] not in results:
+        if block["type"] in ("server_tool_use", "mcp_tool_use") and block.get("id") not in results:
             continue
         yield block
 

@@ -20,6 +20,7 @@ from contextwindow.records import Record, RecordType
 UNKNOWN_OUTCOME: Final = "interrupted: the outcome of this call is unknown"
 NOT_RUN: Final = "interrupted: the call was cut off; it was not run"
 
+_LOOKED_UP: Final = ("type", "id", "call_id", "tool_use_id")
 _NAME: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
@@ -88,14 +89,18 @@ def sendable_name(name: str | None) -> str:
 
 
 def native_items(record: Record, api: str) -> list[dict[str, Any]] | None:
-    """The provider's own items of *record*, or None when they came from another API."""
+    """The provider's own items of *record*, or None when they came from another API.
+
+    An export that somebody made may hold anything.  What the builders of requests look things up
+    by is a text or null here, and what is neither is no item of any provider.
+    """
     payload = record.payload
     if not isinstance(payload, dict) or payload.get("api") != api:
         return None
     items = payload.get("items")
     if not isinstance(items, list):
         return None
-    return [item for item in items if isinstance(item, dict)] or None
+    return [item for item in items if isinstance(item, dict) and _is_item(item)] or None
 
 
 def refusal_of(record: Record) -> str:
@@ -111,6 +116,10 @@ def is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _is_item(item: dict[str, Any]) -> bool:
+    return all(item.get(key) is None or isinstance(item[key], str) for key in _LOOKED_UP)
 
 
 def _step(record: Record, id_limit: int, *, continued: bool) -> Step | None:

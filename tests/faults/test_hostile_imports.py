@@ -9,7 +9,8 @@ import json
 import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,20 @@ from llm_tables import FIRST, LATER, NEWEST, make_log
 from support import contents, problems
 from support import file as file
 
-from contextwindow import ConfigError, ContextWindow, Store
+from contextwindow import (
+    AnthropicModel,
+    ConfigError,
+    ContextWindow,
+    ContextWindowError,
+    GeminiModel,
+    Model,
+    OpenAIChatModel,
+    OpenAIResponsesModel,
+    Record,
+    RecordType,
+    Store,
+)
+from contextwindow.models.base import CallOptions
 from contextwindow.testing import ScriptedModel, ScriptedReply
 
 DEPTH = 100_000
@@ -334,6 +348,111 @@ def test_a_large_export_costs_a_small_multiple_of_its_size(window: ContextWindow
     for text in (attached, texts):
         with memory_below(5 * len(text)), refused(window):
             window.import_context(text)
+
+
+# -- payloads -------------------------------------------------------------------------------
+
+MODELS: list[Model] = [
+    OpenAIChatModel("gpt-5", api_key="k"),
+    OpenAIResponsesModel("gpt-5", api_key="k"),
+    AnthropicModel("claude-sonnet-4-5", api_key="k"),
+    GeminiModel("gemini-3-pro", api_key="k"),
+]
+KINDS = [
+    "text",
+    "thinking",
+    "tool_use",
+    "server_tool_use",
+    "mcp_tool_use",
+    "web_search_tool_result",
+    "message",
+    "reasoning",
+    "function_call",
+    "custom_tool_call",
+    "custom",
+    "contextwindow_paused",
+]
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from(KINDS),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["name", "id"]), inner)
+    ),
+    max_leaves=4,
+)
+MEMBERS = [
+    *("id", "call_id", "tool_use_id", "text", "signature", "data", "input", "content", "summary"),
+    *(
+        "encrypted_content",
+        "functionCall",
+        "thoughtSignature",
+        "custom",
+        "function",
+        "name",
+        "role",
+    ),
+    *("cache_control", "candidateMetadata"),
+]
+ITEM = st.builds(
+    lambda kind, members: {**kind, **members},
+    st.fixed_dictionaries({}, optional={"type": st.sampled_from(KINDS) | ANYTHING}),
+    st.dictionaries(st.sampled_from(MEMBERS), ANYTHING, max_size=4),
+)
+SAID = st.tuples(
+    st.sampled_from(list(RecordType)),
+    st.sampled_from([model.api for model in MODELS]),
+    st.lists(ITEM | ANYTHING, max_size=3),
+    st.sampled_from([None, "c1", "c2"]),
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(SAID, min_size=1, max_size=4), st.booleans(), st.booleans())
+def test_any_payload_makes_a_request(
+    said: list[tuple[RecordType, str, list[Any], str | None]], prefill: bool, threaded: bool
+) -> None:
+    """Fault 48: What is no item of a provider is left out; no later call breaks on it."""
+    records = [
+        Record(
+            id=number,
+            context_id="c",
+            source=source,
+            content="{}",
+            timestamp=datetime(2026, 11, 21, tzinfo=UTC),
+            est_tokens=1,
+            call_id=call_id,
+            payload={"api": api, "items": items},
+        )
+        for number, (source, api, items, call_id) in enumerate(said, 1)
+    ]
+    for model in MODELS:
+        with suppress(ContextWindowError):
+            body = model.request(records, CallOptions(prefill=prefill, threaded=threaded)).body
+            json.dumps(body)
+
+
+@pytest.mark.parametrize(
+    ("model", "item"),
+    [
+        (MODELS[2], {"type": "server_tool_use"}),
+        (MODELS[1], {"type": ["x"]}),
+        (MODELS[1], {"type": "custom_tool_call", "call_id": {}}),
+        (MODELS[2], {"type": "web_search_tool_result", "tool_use_id": []}),
+    ],
+    ids=lambda value: str(value["type"]) if isinstance(value, dict) else value.api,
+)
+def test_a_context_with_items_that_are_none_goes_on(
+    window: ContextWindow, model: Model, item: dict[str, Any]
+) -> None:
+    """Fault 48: An export with such a payload is taken, and can be sent."""
+    export = copy.deepcopy(EXPORT)
+    call = next(one for one in export["records"] if one["source"] == "tool_call")
+    call["payload"] = {"api": model.api, "items": [item]}
+    window.import_context(export, "copy")
+    window.switch_context("copy")
+
+    body = model.request(window.live_records(), CallOptions()).body
+
+    assert "look" in json.dumps(body)
 
 
 # -- messages -------------------------------------------------------------------------------
