@@ -16,6 +16,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Final, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
@@ -136,6 +137,15 @@ def from_base64(text: str, media_type: str, name: str = "") -> Attachment:
     except (ValueError, binascii.Error) as error:
         raise ConfigError(f"the data of an attachment is no base64: {error}") from error
     return _checked(Attachment(media_type=media_type, name=name, data=data), None)
+
+
+def renamed(attachment: Attachment, name: object) -> Attachment:
+    """*attachment*, which was read before, under another name.
+
+    Raises:
+        ConfigError: the name cannot be one.
+    """
+    return replace(attachment, name=_named(name, "the name of an attachment"))
 
 
 def tokens_of(attachments: Sequence[Attachment]) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from contextwindow.attachments import read_attachment
+from contextwindow.attachments import read_attachment, renamed
 from contextwindow.errors import ConfigError, RecordCorrupt
 from contextwindow.records import Attachment, Record, RecordType
 from contextwindow.store.checks import shown
@@ -20,6 +20,10 @@ from contextwindow.store.statement import Statement, insert_ignore
 from contextwindow.store.values import checksum, dump_json
 
 _bind = sa.bindparam
+
+_FIXED_ROOM: Final = 20_000_000
+_TIMES_THE_EXPORT: Final = 20
+"""Bytes that the records of an export may name together, by the characters that it holds."""
 
 _ONE = sa.select(attachments.c.size_bytes).where(attachments.c.digest == _bind("digest"))
 
@@ -239,18 +243,29 @@ def imported(export: Mapping[str, Any]) -> dict[int, list[Attachment]]:
     """The attachments in an export, by the ``seq`` of their records.
 
     Raises:
-        ConfigError: one of them cannot be an attachment, or its bytes are missing or others.
+        ConfigError: one of them cannot be an attachment, or its bytes are missing or others, or
+            the same bytes are named so often that each later call would be many times the export.
         KeyError, TypeError, AttributeError: it is no export.
     """
-    blobs = {
-        digest: _decoded(digest, text) for digest, text in (export.get("attachments") or {}).items()
-    }
+    texts = export.get("attachments") or {}
+    blobs = {digest: _decoded(digest, text) for digest, text in texts.items()}
+    held = sum(map(len, texts.values()))
+    held += sum(len(record["content"]) for record in export["records"])
+    room = _FIXED_ROOM + _TIMES_THE_EXPORT * held
+    known: dict[tuple[object, object], Attachment] = {}
     found: dict[int, list[Attachment]] = {}
     for record in export["records"]:
         for one in record.get("attachments") or ():
             if record["source"] != RecordType.PROMPT.name.lower():
                 raise ConfigError(f"record {shown(record['seq'])} has attachments and is no prompt")
-            found.setdefault(record["seq"], []).append(_imported(one, blobs))
+            made = _imported(one, blobs, known)
+            room -= len(made.data or b"")
+            if room < 0:
+                raise ConfigError(
+                    "its records name the same attachments so often that they are many times "
+                    "larger than the export"
+                )
+            found.setdefault(record["seq"], []).append(made)
     return found
 
 
@@ -264,7 +279,16 @@ def _decoded(digest: str, text: str) -> bytes:
     return data
 
 
-def _imported(one: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Attachment:
+def _imported(
+    one: Mapping[str, Any],
+    blobs: Mapping[str, bytes],
+    known: dict[tuple[object, object], Attachment],
+) -> Attachment:
+    """The attachment *one*.
+
+    Args:
+        known: by hash and media type what was checked, which is not looked through again.
+    """
     url, data = one.get("url"), None
     if url is None:
         data = blobs.get(one["digest"])
@@ -274,8 +298,14 @@ def _imported(one: Mapping[str, Any], blobs: Mapping[str, bytes]) -> Attachment:
     claimed = one.get("size_bytes", None if data is None else len(data))
     if data is not None and claimed != len(data):
         raise ConfigError(f"an attachment of {len(data)} bytes claims to have {shown(claimed)}")
-    given = Attachment(media_type=one["media_type"], name=one["name"], data=data, url=url)
-    return read_attachment(given)
+    media_type, name = one["media_type"], one["name"]
+    if data is None:
+        return read_attachment(Attachment(media_type=media_type, name=name, url=url))
+    key = (one["digest"], media_type)
+    if media_type and key in known:
+        return renamed(known[key], name)
+    made = read_attachment(Attachment(media_type=media_type, name=name, data=data))
+    return known.setdefault(key, made)
 
 
 def attach_imported(

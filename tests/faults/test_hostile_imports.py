@@ -23,6 +23,7 @@ from support import file as file
 
 from contextwindow import (
     AnthropicModel,
+    Attachment,
     ConfigError,
     ContextWindow,
     ContextWindowError,
@@ -34,6 +35,7 @@ from contextwindow import (
     RecordType,
     Store,
 )
+from contextwindow.attachments import read_attachment
 from contextwindow.models.base import CallOptions
 from contextwindow.testing import ScriptedModel, ScriptedReply
 
@@ -337,6 +339,43 @@ def test_bytes_that_do_not_match_their_hash_are_refused(window: ContextWindow) -
     for digest in (hashlib.sha256(PNG).hexdigest(), "../../etc/passwd", "", "0" * 64):
         with refused(window, "does not match its hash"):
             window.import_context(with_attachment(other, digest))
+
+
+def with_references(size: int, count: int) -> dict[str, Any]:
+    """An export of one picture, which its prompt names *count* times."""
+    data = PNG + b"x" * size
+    digest = hashlib.sha256(data).hexdigest()
+    export = with_attachment(base64.b64encode(data).decode(), digest)
+    described = export["records"][1]["attachments"][0]
+    export["records"][1]["attachments"] = [
+        {**described, "name": f"{number}.png"} for number in range(count)
+    ]
+    return export
+
+
+def test_one_picture_that_a_record_names_800_times_is_refused(window: ContextWindow) -> None:
+    """Fault 48: 0.8 MB of export would be 0.5 GB in each later call."""
+    export = with_references(580_000, 800)
+
+    with memory_below(20_000_000), refused(window, "many times larger than the export"):
+        window.import_context(export)
+
+
+def test_one_picture_in_thirty_prompts_is_taken_and_looked_through_once(
+    window: ContextWindow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+
+    def counting(value: Attachment) -> Attachment:
+        read.append(value)
+        return read_attachment(value)
+
+    monkeypatch.setattr("contextwindow.store.attached.read_attachment", counting)
+    window.import_context(with_references(5_000_000, 30), "copy")
+    window.switch_context("copy")
+
+    assert len(read) == 1
+    assert [one.name for one in window.records()[1].attachments][28:] == ["28.png", "29.png"]
 
 
 def test_a_large_export_costs_a_small_multiple_of_its_size(window: ContextWindow) -> None:
