@@ -341,6 +341,67 @@ def test_threads_of_messages_become_contexts_and_forks_have_the_whole_history(
         assert contents(records(store, "A fork"))[-2:] == ['{"at": "ü"}', "never mind"]
 
 
+@pytest.mark.parametrize("when", ["yesterday", "9999-12-31 23:59:59 -2300", b"\0\xff", 17.5])
+def test_a_time_that_cannot_be_read_is_the_neighbours(
+    file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, when: Any
+) -> None:
+    rows = [response(n) for n in (1, 2, 3)]
+    log = make_log(tmp_path / "logs.db", **{**TALK, "responses": rows})
+    with closing(sqlite3.connect(log)) as connection:
+        connection.execute("UPDATE responses SET datetime_utc = ? WHERE id = 'r2'", (when,))
+        connection.commit()
+    with Store(file) as store:
+        store.import_llm_logs(log)
+
+        minutes = {one.content: one.timestamp.minute for one in records(store, "A talk")}
+        assert (minutes["question 1"], minutes["question 3"]) == (1, 3)
+        assert minutes["question 2"] in (1, 3)
+        assert [one.getMessage() for one in caplog.records if "1 times" in one.getMessage()]
+
+
+def test_a_part_of_a_new_kind_leaves_a_note(
+    file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    new = [part("m4", 1, "hologram", text="seen"), part("m1", 2, "scent")]
+    turns = [{**THREADS["turns"][0], "datetime_utc": "soon"}, THREADS["turns"][1]]
+    log = make_log(
+        tmp_path / "logs.db",
+        NEWEST,
+        **{**THREADS, "parts": [*THREADS["parts"], *new], "turns": turns},
+    )
+    with Store(file) as store:
+        store.import_llm_logs(log)
+        found = records(store, "A thread")
+
+    assert found[1].content.endswith("[part left out: the type 'scent' is not known]")
+    assert found[-1].content == "seen\n\n[part left out: the type 'hologram' is not known]"
+    assert {one.timestamp.minute for one in found} == {1}
+    (warning,) = [one.getMessage() for one in caplog.records]
+    assert "1 times could not be read" in warning
+    assert "3 parts are of a kind" in warning
+
+
+def test_a_long_fragment_of_many_prompts_is_taken_up_to_what_is_allowed(
+    file: str, tmp_path: Path
+) -> None:
+    log = make_log(
+        tmp_path / "logs.db",
+        responses=[response(0, f"c{n}", id=f"r{n}") for n in range(300)],
+        fragments=[{"id": 1, "content": "x" * 100_000}],
+        prompt_fragments=[
+            {"response_id": f"r{n}", "fragment_id": 1, "order": 0} for n in range(300)
+        ],
+    )
+    with Store(file) as store:
+        with pytest.raises(ConfigError, match=r"1,000,000 bytes.*max_bytes="):
+            store.import_llm_logs(log, max_bytes=1_000_000)
+        for bad in (0, -1, "x", None, 1.5):
+            with pytest.raises(ConfigError, match="max_bytes"):
+                store.import_llm_logs(log, max_bytes=bad)  # type: ignore[arg-type]  # on purpose
+
+        assert len(store.import_llm_logs(log)) == 300
+
+
 def test_the_log_is_not_written_to(file: str, tmp_path: Path) -> None:
     log = make_log(tmp_path / "logs.db", **TALK)
     log.chmod(0o400)

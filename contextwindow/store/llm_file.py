@@ -1,7 +1,7 @@
 """The SQLite file of somebody else's log: opened for reading alone, and trusted with nothing.
 
-What a few of its bytes can be made to mean (one text that is named by a thousand rows) is bounded
-by its own size.
+A few of its bytes can be made to mean much (one text that is named by a thousand rows), and an
+honest log does so too, of a text that was sent with many prompts: the caller bounds the sum.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from contextwindow.models.sse import mended
 _LONGEST: Final = 200_000_000
 """Bytes of one value."""
 
-_FIXED_ROOM: Final = 20_000_000
-_TIMES_THE_FILE: Final = 20
-_TIMES_IN_ALL: Final = 200
-
 
 class LlmFile:
     """The tables of a log.
+
+    Args:
+        max_bytes: characters of text and bytes of attachments that may be read from it in all.
 
     Attributes:
         path: of the file.
@@ -33,10 +32,9 @@ class LlmFile:
         ConfigError: it cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], max_bytes: int) -> None:
         self.path = _checked(path)
-        self._size = os.path.getsize(self.path)
-        self._in_all = self._room = 0
+        self._most = self._room = max_bytes
         self._columns: dict[str, set[str]] = {}
         self._connection = self._open()
         try:
@@ -49,22 +47,17 @@ class LlmFile:
         """Close it."""
         self._connection.close()
 
-    def begin(self) -> None:
-        """Begin to count what is read for one conversation."""
-        self._room = _FIXED_ROOM + _TIMES_THE_FILE * self._size
-
     def spend(self, size: int) -> None:
         """Count *size* characters or bytes that were read.
 
         Raises:
-            ConfigError: it is more than a file of this size can mean.
+            ConfigError: it is more than was allowed.
         """
         self._room -= size
-        self._in_all += size
-        if self._room < 0 or self._in_all > _FIXED_ROOM + _TIMES_IN_ALL * self._size:
+        if self._room < 0:
             raise ConfigError(
-                "its rows name the same texts so often that they are many times "
-                "larger than the file; nothing was written"
+                f"what it holds, with texts that many rows name, is more than {self._most:,} "
+                "bytes; nothing was written: where you trust the log, pass a larger max_bytes="
             )
 
     def text(self, value: object) -> str:

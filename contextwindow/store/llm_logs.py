@@ -30,6 +30,7 @@ from contextwindow.store.values import parse_time
 
 _LONGEST_NAME: Final = 200
 _FILE: Final = "attachment"
+_PARTS: Final = (_FILE, "text", "reasoning", "tool_call", "tool_result")
 
 _OLD: Final = {"responses": {"id", "prompt", "response", "conversation_id"}}
 _NEW: Final = {
@@ -57,12 +58,20 @@ class Conversation:
 class LlmLog:
     """A log that is open for reading.
 
+    Args:
+        max_bytes: characters of text and bytes of attachments that may be read from it in all.
+
+    Attributes:
+        odd_times: how many times could not be read; their neighbours' stand for them.
+        odd_parts: how many parts are of a kind not known here; notes stand for them.
+
     Raises:
         ConfigError: it cannot be read, or is none.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = LlmFile(path)
+    def __init__(self, path: str | os.PathLike[str], max_bytes: int) -> None:
+        self.odd_times = self.odd_parts = 0
+        self._file = LlmFile(path, max_bytes)
         try:
             if not self._file.has(_OLD) and not self._file.has(_NEW):
                 raise ConfigError(
@@ -96,7 +105,6 @@ class LlmLog:
         Raises:
             ConfigError: it cannot be read.
         """
-        self._file.begin()
         try:
             found = self._thread(key)
             return self._conversation(key) if found is None else found
@@ -130,12 +138,13 @@ class LlmLog:
         named = self._file.one("conversations", ("name", "model"), "id", key)
         name, model = (string(one) for one in named or ("", ""))
         found = Conversation(key, name, model)
-        columns = ("id", "prompt", "system", "response", "reasoning", "datetime_utc", "model")
+        columns = ("id", "prompt", "system", "response", "reasoning", "model")
         system = ""
-        for number in self._responses.get(key, ()):
+        numbers = self._responses.get(key, [])
+        for number, when in zip(numbers, self._times(numbers), strict=True):
             row = self._file.one("responses", columns, "rowid", number) or ()
-            own, prompt, said, reply, thought, when, model = map(self._file.text, row)
-            turn = _Turn(found.records, own, _moment(when), f"response {own!r:.40}")
+            own, prompt, said, reply, thought, model = map(self._file.text, row)
+            turn = _Turn(found.records, own, when, f"response {own!r:.40}")
             found.model = found.model or model
             asked = "\n\n".join(filter(str.strip, [*self._fragments("system", own), said]))
             if asked != system:
@@ -150,6 +159,15 @@ class LlmLog:
             self._calls(turn, own)
         found.name = found.name or _first_prompt(found.records)
         return found
+
+    def _times(self, numbers: list[int]) -> list[datetime | None]:
+        """When the responses were: of one that does not say it, when the one before it was."""
+        rows = (self._file.one("responses", ("datetime_utc",), "rowid", one) for one in numbers)
+        times = [self._moment(row and row[0]) for row in rows]
+        last = next(filter(None, times), None)
+        for at, time in enumerate(times):
+            last = times[at] = time or last
+        return times
 
     def _fragments(self, kind: str, response: str) -> list[str]:
         table = f"{kind}_fragments"
@@ -187,16 +205,16 @@ class LlmLog:
 
     # -- since 2026 ------------------------------------------------------------------------
 
-    def _turn_ends(self) -> dict[str, tuple[str, str]]:
+    def _turn_ends(self) -> dict[str, tuple[datetime | None, str]]:
         """Times and models of the turns, by the message that ends them: of the first one."""
-        found: dict[str, tuple[str, str]] = {}
+        found: dict[str, tuple[datetime | None, str]] = {}
         if self._file.has({"turns": {"tip_message_hash"}}):
             when = self._file.column("turns", "datetime_utc")
             for tip, time, model in self._file.rows(
                 f"SELECT tip_message_hash, {when}, {self._file.column('turns', 'model')} "
                 f"FROM turns ORDER BY {when}, rowid"
             ):
-                found.setdefault(string(tip), (string(time), string(model)))
+                found.setdefault(string(tip), (self._moment(time), string(model)))
         return found
 
     def _thread(self, key: str) -> Conversation | None:
@@ -210,9 +228,9 @@ class LlmLog:
         chain = self._chain(string(row[1]))
         ends = [self._ends.get(own) for own, _ in chain]
         # A message has the time of the turn that it belongs to: the next that ends behind it.
-        times: list[datetime | None] = [_moment(string(row[2]))]
+        times: list[datetime | None] = [self._moment(row[2])]
         for ended in reversed(ends):
-            times.append((ended and _moment(ended[0])) or times[-1])
+            times.append((ended and ended[0]) or times[-1])
         for at, (own, role) in enumerate(chain):
             turn = _Turn(found.records, own, times[-1 - at], f"message {at} ({own!r:.40})")
             self._message(turn, own, role)
@@ -247,12 +265,13 @@ class LlmLog:
             data = _object(self._file.text(payload))
             said = self._file.text(text) or self._borrowed(data)
             kept, notes = self._files("part_attachments", "part_id", number, keep=kind == _FILE)
+            if kind not in _PARTS:
+                self.odd_parts += 1
+                notes.append(f"[part left out: the type {mended(repr(kind)):.60} is not known]")
             if kind in ("tool_call", "tool_result"):
                 _add_tool(turn, kind, string(tool), data, said, notes)
             elif kind == "reasoning":
                 turn.reply(RecordType.REASONING, said)
-            elif kind not in (_FILE, "text"):
-                raise ConfigError(f"a part of the type {kind!r:.40} is not known")
             elif source is RecordType.MODEL_RESPONSE:
                 turn.reply(source, "\n\n".join(filter(None, [said, *notes])))
             else:
@@ -280,6 +299,16 @@ class LlmLog:
         return "".join(out)
 
     # -- both ------------------------------------------------------------------------------
+
+    def _moment(self, value: object) -> datetime | None:
+        """The time that a column holds; None where it holds none, or none that can be read."""
+        if value is None or value == "":
+            return None
+        try:
+            return parse_time(string(value))
+        except (ConfigError, StoreError, OverflowError):
+            self.odd_times += 1
+            return None
 
     def _files(
         self, table: str, key: str, value: object, *, keep: bool = True
@@ -403,10 +432,6 @@ def _object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError("the payload of a part is no JSON object")
     return value
-
-
-def _moment(text: str) -> datetime | None:
-    return parse_time(text) if text else None
 
 
 def _first_prompt(records: list[NewRecord]) -> str:

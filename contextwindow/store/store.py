@@ -167,24 +167,30 @@ class Store:
         """
         return search.search(self._database, query, limit, None, raw=raw)
 
-    def import_llm_logs(self, path: str | os.PathLike[str]) -> list[Context]:
+    def import_llm_logs(
+        self, path: str | os.PathLike[str], *, max_bytes: int = 2_000_000_000
+    ) -> list[Context]:
         """Take in the log of Simon Willison's ``llm``: a context for each conversation.
 
         One transaction writes them all; the log is only read.  Times are kept, token counts
         are not taken over.  The context's metadata names the conversation, by which one that was
         taken in before is known, and left as it is.  Files that the log names by their path are
-        not opened: a note stands in the prompt.
+        not opened: a note stands in the prompt.  A note also stands for a part of a kind that is
+        not known here, and of a time that cannot be read the neighbour's; a warning is logged.
 
         Args:
             path: of ``logs.db``; ``llm logs path`` tells it.
+            max_bytes: characters of text and bytes of attachments that may be read from it in
+                all: they are in memory until they are written.  A text that was sent with many
+                prompts counts for each, so that a small file can mean much.
 
         Returns:
             The new contexts; a number stands behind a name that was taken.
 
         Raises:
-            ConfigError: it is no such log, or is damaged; nothing was written.
+            ConfigError: it is no such log, is damaged, or holds more; nothing was written.
         """
-        return transfer.import_llm(self._database, path)
+        return transfer.import_llm(self._database, path, max_bytes)
 
     def turns(self, state: str | None = None) -> list[Turn]:
         """Turns of every context, oldest first; only those in *state* if it is given."""

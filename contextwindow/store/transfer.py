@@ -18,11 +18,12 @@ from contextwindow.attachments import tokens_of
 from contextwindow.errors import ConfigError, StoreError
 from contextwindow.records import Context, NewRecord, RecordType
 from contextwindow.store import attached
-from contextwindow.store.checks import check_json, check_text, shown
+from contextwindow.store.checks import check_json, check_text, check_whole, shown
 from contextwindow.store.connection import Connection
 from contextwindow.store.conversations import LAST_PLACE, by_id, create, recount, tools
 from contextwindow.store.engine import Database
 from contextwindow.store.failures import Conflict
+from contextwindow.store.files import logger
 from contextwindow.store.llm_logs import Conversation, LlmLog
 from contextwindow.store.rows import RECORD_COLUMNS, measure, to_record
 from contextwindow.store.schema import context_tools, contexts, records
@@ -192,17 +193,29 @@ def write_new(database: Database, name: str | None, new: Sequence[NewRecord]) ->
     return written
 
 
-def import_llm(database: Database, path: str | os.PathLike[str]) -> list[Context]:
+def import_llm(database: Database, path: str | os.PathLike[str], max_bytes: int) -> list[Context]:
     """A context for each conversation in a log of llm that was not taken in before.
 
+    Args:
+        max_bytes: characters of text and bytes of attachments that may be read in all.
+
     Raises:
-        ConfigError: it is no such log, or holds what cannot be kept; nothing was written.
+        ConfigError: it is no such log, or holds more, or what cannot be kept; nothing was
+            written.
     """
     with database.read() as connection:
         known = _imported_from_llm(connection)
     # The log may be long: nobody waits for the lock on our database while it is read.
-    with closing(LlmLog(path)) as log:
+    with closing(LlmLog(path, check_whole(max_bytes, "max_bytes", least=1))) as log:
         read = [_prepared(log.conversation(key)) for key in log.ids() if key not in known]
+    if log.odd_times or log.odd_parts:
+        logger.warning(
+            "%s: %d times could not be read, and are their neighbours'; %d parts are of a kind that"
+            " is not known, and notes stand for them",
+            path,
+            log.odd_times,
+            log.odd_parts,
+        )
     found = [one for one in read if one.rows]
     if not found:
         return []
