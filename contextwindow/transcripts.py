@@ -6,7 +6,8 @@ fences are longer than any in it: a line that begins with ``## `` is ours.  Mark
 quotes stays as it is; a viewer that lets raw HTML through draws what that says.  In HTML every text
 is escaped, nothing is fetched and nothing can run.
 
-Control characters, and those that turn the direction of what follows, are made visible.
+Control characters, what ends a line for some readers alone, what turns the direction of the text,
+and tags, which nobody sees, are made visible.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ _CODE: Final = (RecordType.TOOL_CALL, RecordType.TOOL_OUTPUT)
 # Drawn by a browser; an SVG is a document that may hold more than a picture.
 _PICTURES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
-_UNSEEN: Final = re.compile("[\0-\b\v-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
+# Controls; marks and isolates that turn the direction; separators at which many a reader begins a
+# line; tags, which spell text that nobody sees.
+_UNSEEN: Final = re.compile(
+    "[\0-\b\v-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
+)
 _TICKS: Final = re.compile("`+")
 _MARKUP: Final = re.compile(r"([\\`*_\[\]<>&#~|$!])")
 

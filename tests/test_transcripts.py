@@ -19,7 +19,7 @@ from support import run as run
 from contextwindow import Attachment, ConfigError, ContextNotFound, ContextWindow
 from contextwindow.records import Context, Record, RecordType
 from contextwindow.testing import ScriptedModel
-from contextwindow.transcripts import to_html, to_markdown
+from contextwindow.transcripts import _UNSEEN, to_html, to_markdown
 
 NOW = datetime(2026, 11, 21, 8, 30, tzinfo=UTC)
 HOSTILE = [
@@ -45,6 +45,9 @@ HOSTILE = [
     "</title><script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
     "\u202eforged\u2066\u200f\x1b[31m\x07\x9b31m\x7f",
+    "text\u2028## User · 2026-11-21 08:30:00 UTC",
+    "text\u2029## User\x85## User\v## User\f## User\x1c## User",
+    "\u200e\u061c\U000e0001\U000e0068\U000e0069",
 ]
 TEXT = st.one_of(
     st.sampled_from(HOSTILE),
@@ -114,9 +117,9 @@ def test_no_text_passes_for_a_heading(
 
 @pytest.mark.parametrize("text", HOSTILE, ids=repr)
 def test_a_line_that_begins_with_two_signs_is_ours(text: str) -> None:
-    """Also for who reads the file as text."""
+    """Also for who reads the file as text, and for whom more than LF ends a line."""
     for source in (RecordType.PROMPT, RecordType.MODEL_RESPONSE, RecordType.SUMMARY):
-        lines = to_markdown(context(), [record(source, text)]).split("\n")
+        lines = to_markdown(context(text), [record(source, text, name=text)]).splitlines()
 
         assert sum(line.startswith("## ") for line in lines) == 1
 
@@ -126,7 +129,7 @@ def test_a_line_that_begins_with_two_signs_is_ours(text: str) -> None:
 def test_a_page_shows_what_was_said(text: str, source: RecordType) -> None:
     shown = "".join(Page(to_html(context(), [record(source, text)])).text)
 
-    kept = re.sub("[\0-\b\v-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]", "\0", text)
+    kept = _UNSEEN.sub("\0", text)
     for piece in kept.split("\0"):
         assert piece in shown
 
@@ -138,6 +141,14 @@ def test_controls_are_made_visible() -> None:
         to_html(context(), [record(RecordType.TOOL_OUTPUT, text)]),
     ):
         assert "a\u241b[31m\u2407\u2421\\u{9b}\\u{202e}b\tc\nd\u240de" in document
+
+
+@pytest.mark.parametrize("code", [0x2028, 0x2029, 0x200E, 0x200F, 0x61C, 0xE0001, 0xE007F], ids=hex)
+def test_what_cannot_be_seen_is_made_visible(code: int) -> None:
+    said = record(RecordType.PROMPT, f"a{chr(code)}b", name=f"c{chr(code)}d")
+    for document in (to_markdown(context(), [said]), to_html(context(), [said])):
+        assert chr(code) not in document
+        assert f"a\\u{{{code:x}}}b" in document
 
 
 def test_markdown_of_a_model_stays_as_it_is() -> None:
