@@ -4,13 +4,16 @@ Out of a context they are built by what builds the adapters' requests; into one 
 what decodes the adapters' replies.  Here is only what neither of them does: telling the two forms
 apart, and reading what a user and tools say.
 
-Kept out of a context: ``cache_control`` and ``detail``, which say how to process a part and not
-what it is, and the two messages that Anthropic's rules make us put around a conversation.
+Kept out of a context: ``cache_control``, ``detail`` and ``annotations``, which say how to process a
+part or where it is from and not what it is, and the two messages that Anthropic's rules make us put
+around a conversation.  What else is lost is logged; whatever is not known is refused.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
@@ -35,13 +38,18 @@ FORMATS: Final = ("openai", "anthropic")
 
 _OPENAI_ROLES: Final = ("system", "developer", "tool", "function")
 _OPENAI_KEYS: Final = frozenset(
-    {"tool_calls", "function_call", "refusal", "reasoning", "reasoning_content", "audio"}
+    {
+        *("tool_calls", "function_call", "refusal", "reasoning", "reasoning_content"),
+        *("reasoning_details", "audio", "annotations", "name"),
+    }
 )
 _OPENAI_PARTS: Final = frozenset({"image_url", "input_audio", "file", "refusal"})
 _ANTHROPIC_PARTS: Final = frozenset({"image", "document", "thinking", "redacted_thinking"})
 # Of replies alone.  What a server tool is called changes; how its blocks are called does not.
 _SERVER_PARTS: Final = ("_tool_use", "_tool_result")
 _SERVER_BLOCKS: Final = ("container_upload", "compaction")
+
+_log = logging.getLogger("contextwindow")
 
 # It goes back as it came; other names are mended when they are sent.
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,128}")
@@ -68,7 +76,8 @@ def import_messages(value: object) -> list[NewRecord]:
     """The records that a list of messages stands for.
 
     Args:
-        value: the list, or a dict that has it under ``"messages"`` and may have a ``"system"``.
+        value: the list, or a dict that has it under ``"messages"`` and may have a ``"system"``;
+            what else an SDK is given beside them (``model``, ``tools`` …) is no conversation.
 
     Raises:
         ConfigError: something in it is not known, or could not be sent; the error says where.
@@ -81,14 +90,22 @@ def import_messages(value: object) -> list[NewRecord]:
     reader.add_system(system)
     for at, message in enumerate(messages):
         _located(at, partial(reader.add, at, message, last=at == len(messages) - 1))
+    if reader.dropped:
+        counts = ", ".join(f"{what} ({count})" for what, count in sorted(reader.dropped.items()))
+        _log.warning("import_messages: left out what no context holds: %s", counts)
     return reader.records
 
 
 class _Reader:
-    """Messages of one form while they are read."""
+    """Messages of one form while they are read.
+
+    Attributes:
+        dropped: what was left out, and how often.
+    """
 
     def __init__(self) -> None:
         self.records: list[NewRecord] = []
+        self.dropped: Counter[str] = Counter()
         self._at = 0
         # Calls without an output: ids and names.
         self._waiting: list[tuple[str, str]] = []
@@ -103,6 +120,10 @@ class _Reader:
     def add(self, at: int, message: Object, *, last: bool) -> None:
         """Take the message at the index *at*."""
         raise NotImplementedError
+
+    def _drop(self, value: Object, *keys: str) -> None:
+        """Note that the members *keys* of *value* are left out."""
+        self.dropped.update(key for key in keys if not _is_empty(value.get(key)))
 
     def _write(self, source: RecordType, content: str, **values: Any) -> None:
         where = f"messages[{self._at}]"
@@ -164,45 +185,75 @@ class _Reader:
 
 
 class _OpenAI(_Reader):
+    def __init__(self) -> None:
+        super().__init__()
+        # Calls of the older form, which have no ids, by the names of their functions.
+        self._legacy: dict[str, deque[str]] = {}
+
     def add(self, at: int, message: Object, *, last: bool) -> None:
         self._at = at
         match message.get("role"):
             case "system" | "developer":
-                _only(message, "role", "content")
+                _only(message, "role", "content", "name")
+                speaker = _speaker(message)
                 for text in _texts(message.get("content"), "content"):
-                    self._write(RecordType.SYSTEM_PROMPT, text)
+                    self._write(RecordType.SYSTEM_PROMPT, speaker + text)
+                    speaker = ""
             case "user":
-                _only(message, "role", "content")
-                self._prompts(_parts(message.get("content"), self._part), behind=True)
+                _only(message, "role", "content", "name")
+                parts = _spoken(message, list(_parts(message.get("content"), self._part)))
+                self._prompts(parts, behind=True)
             case "assistant":
                 self._assistant(message)
             case "tool":
                 _only(message, "role", "content", "tool_call_id", "name")
                 text = "".join(_texts(message.get("content"), "content"))
                 self._answer(_text(message, "tool_call_id", "the message"), text)
+            case "function":
+                self._function(message)
             case role:
                 raise ConfigError(f"the role {shown(role)} is not known")
 
     def _assistant(self, message: Object) -> None:
-        _only(message, "role", "content", *_OPENAI_KEYS - {"audio", "function_call"})
-        content = message.get("content")
+        _only(message, "role", "content", *_OPENAI_KEYS)
+        self._drop(message, "audio", "reasoning_details")
         said: Object = {
             "content": "",
             "refusal": _text(message, "refusal", "the message", default=""),
         }
         for key in ("reasoning", "reasoning_content"):
             said[key] = _text(message, key, "the message", default="")
-        for kind, text in _said(content):
+        for kind, text in _said(message.get("content")):
             said[kind] += text
+        if not said["content"] and message.get("audio"):
+            said["content"] = _text(_object(message, "audio"), "transcript", "audio", default="")
+        if said["content"]:
+            said["content"] = _speaker(message) + said["content"]
         calls = message.get("tool_calls") or []
         if not isinstance(calls, list):
             raise ConfigError(f"tool_calls must be a list, not {shown(calls)}")
+        if message.get("function_call"):
+            calls = [*calls, self._legacy_call(_object(message, "function_call"))]
         said["tool_calls"] = [_checked_call(call, number) for number, call in enumerate(calls)]
-        if not any(said.values()) and content is None:
-            raise ConfigError("it holds neither content nor tool calls")
         decoder = ChatDecoder("the message")
         body = {"choices": [{"message": said, "finish_reason": "stop"}]}
         self._reply((*decoder.feed_body(body), *decoder.end()), chat_decoder.API)
+
+    def _legacy_call(self, call: Object) -> Object:
+        """A call of the older form in the newer one, with an id that is made up."""
+        call_id = f"function_call_{self._at}"
+        name = _text(call, "name", "a function call")
+        self._legacy.setdefault(name, deque()).append(call_id)
+        return {"id": call_id, "type": "function", "function": call}
+
+    def _function(self, message: Object) -> None:
+        """Take an output of the older form: it answers the first open call of its name."""
+        _only(message, "role", "content", "name")
+        name, content = _text(message, "name", "the message"), message.get("content")
+        text = "" if content is None else "".join(_texts(content, "content"))
+        if not self._legacy.get(name):
+            raise ConfigError(f"no open function call has the name {name!r:.60}")
+        self._answer(self._legacy[name].popleft(), text)
 
     def _part(self, part: Object) -> str | Attachment:
         match part.get("type"):
@@ -243,10 +294,11 @@ class _Anthropic(_Reader):
                 self._user(content)
         elif role == "assistant":
             _only(message, "role", "content")
+            if _is_empty(content):
+                return
             if isinstance(content, str):
-                if content:
-                    reply = f"imported_{at}"
-                    self._write(RecordType.MODEL_RESPONSE, content, response_id=reply)
+                reply = f"imported_{at}"
+                self._write(RecordType.MODEL_RESPONSE, content, response_id=reply)
                 return
             body = {"content": list(_parts(content, _checked_block)), "stop_reason": "end_turn"}
             self._reply(AnthropicDecoder("the message").feed_body(body), anthropic_decoder.API)
@@ -268,7 +320,8 @@ class _Anthropic(_Reader):
                 _only(block, "type", "source", "cache_control")
                 return _from_source(_object(block, "source"), "", "image/jpeg")
             case "document":
-                _only(block, "type", "source", "title", "cache_control")
+                _only(block, "type", "source", "title", "context", "citations", "cache_control")
+                self._drop(block, "context", "citations")
                 title = _text(block, "title", "a document", default="")
                 return _from_source(_object(block, "source"), title, PDF)
             case "tool_result":
@@ -276,8 +329,7 @@ class _Anthropic(_Reader):
                 failed = block.get("is_error") or False
                 if not isinstance(failed, bool):
                     raise ConfigError(f"is_error must be true or false, not {shown(failed)}")
-                content = block.get("content")
-                text = "" if content is None else "".join(_texts(content, "a tool's output"))
+                text = _output(block.get("content"))
                 self._answer(_text(block, "tool_use_id", "a tool's output"), text, error=failed)
                 return None
             case kind:
@@ -288,10 +340,11 @@ def _opened(value: object) -> tuple[list[Object], object]:
     """The messages and the system prompt of *value*."""
     system: object = None
     if isinstance(value, Mapping):
-        unknown = [key for key in value if key not in ("messages", "system")]
-        if unknown or "messages" not in value:
-            what = f"{shown(unknown[0])} is not known" if unknown else "'messages' is missing"
-            raise ConfigError(f"a dict of messages has 'messages' and 'system' alone: {what}")
+        if "messages" not in value:
+            raise ConfigError("a dict of messages must have them under 'messages'")
+        others = [shown(key) for key in value if key not in ("messages", "system")]
+        if others:
+            _log.info("import_messages: no part of a conversation: %.300s", ", ".join(others))
         system, value = value.get("system"), value["messages"]
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise ConfigError(f"messages must be a list of dicts, not {shown(value)}")
@@ -354,8 +407,12 @@ def _only(value: Object, *known: str) -> None:
         ConfigError: *value* has other members than the *known* ones.
     """
     for key, member in value.items():
-        if key not in known and member not in (None, [], {}, ""):
+        if key not in known and not _is_empty(member):
             raise ConfigError(f"{key!r:.60} is not known here")
+
+
+def _is_empty(value: object) -> bool:
+    return value in (None, [], {}, "")
 
 
 def _text(value: Object, key: str, what: str, *, default: str | None = None) -> str:
@@ -388,6 +445,23 @@ def _parts(content: object, read: Callable[[Object], Any]) -> Iterator[Any]:
         if not isinstance(part, dict):
             raise ConfigError(f"a part must be an object, not {shown(part)}")
         yield read(part)
+
+
+def _speaker(message: Object) -> str:
+    """What stands in front of the words of a message whose ``name`` says who they are from."""
+    name = " ".join(_text(message, "name", "the message", default="").split())
+    return f"{name}: " if name else ""
+
+
+def _spoken(message: Object, parts: list[str | Attachment]) -> list[str | Attachment]:
+    """*parts* of what a user says, in front of their first text who it is."""
+    speaker = _speaker(message)
+    if not speaker:
+        return parts
+    for at, part in enumerate(parts):
+        if isinstance(part, str):
+            return [*parts[:at], speaker + part, *parts[at + 1 :]]
+    return [speaker.rstrip(), *parts]
 
 
 def _grouped(
@@ -424,6 +498,23 @@ def _texts(content: object, what: str) -> Iterator[str]:
     if content == []:
         return iter(())
     return _parts(content, read)
+
+
+def _output(content: object) -> str:
+    """The text of a tool's output; of what is no text a note says that it was there."""
+    notes: list[str] = []
+
+    def read(part: Object) -> str:
+        kind = part.get("type")
+        if kind in ("image", "document"):
+            media_type = _object(part, "source").get("media_type")
+            what = media_type if isinstance(media_type, str) else kind
+            notes.append(f"[attachment ({what:.60}) left out: a tool's output holds text alone]")
+            return ""
+        return "".join(_texts([part], "a tool's output"))
+
+    text = "" if _is_empty(content) else "".join(_parts(content, read))
+    return "\n\n".join(filter(None, [text, *notes]))
 
 
 def _said(content: object) -> Iterator[tuple[str, str]]:

@@ -533,7 +533,132 @@ def test_a_name_is_made_where_none_is_given_and_a_taken_one_is_refused(
         window.import_messages([], "main")
 
 
-USER = {"role": "user", "content": "hi"}
+USER: dict[str, Any] = {"role": "user", "content": "hi"}
+
+
+def test_who_speaks_stands_in_front_of_what_is_said(file: str) -> None:
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG_TEXT}"}}
+    said: list[dict[str, Any]] = [
+        {"role": "system", "content": "be kind", "name": "house"},
+        {"role": "user", "content": "hi", "name": " bob\nand ann "},
+        {"role": "assistant", "content": "hello", "name": "ada"},
+        {"role": "user", "content": [picture, block("what?"), block("and?")], "name": "bob"},
+        {"role": "user", "content": [picture], "name": "bob"},
+    ]
+    with ContextWindow(file, "main") as window:
+        window.import_messages(said, "in")
+
+        assert contents(live(window, "in")) == [
+            "house: be kind",
+            "bob and ann: hi",
+            "ada: hello",
+            "bob: what?",
+            "and?",
+            "bob:",
+        ]
+        assert [len(one.attachments) for one in window.live_records()] == [0, 0, 0, 1, 0, 1]
+
+
+def test_calls_of_the_older_form_become_calls_and_outputs(file: str) -> None:
+    asks: list[dict[str, Any]] = [
+        {"role": "assistant", "content": None, "function_call": {"name": name, "arguments": "{}"}}
+        for name in ("f", "g", "f")
+    ]
+    outputs = [
+        {"role": "function", "name": name, "content": content}
+        for name, content in (("f", "1"), ("g", None), ("f", "3"))
+    ]
+    said = [USER, *(one for pair in zip(asks, outputs, strict=True) for one in pair)]
+    with ContextWindow(file, "main") as window:
+        window.import_messages(said, "in")
+        given = window.export_messages("openai", "in")
+
+        assert chat_refusal(given) is None
+        calls = [one["tool_calls"][0] for one in given["messages"] if "tool_calls" in one]
+        answers = [one for one in given["messages"] if one["role"] == "tool"]
+        assert [one["function"]["name"] for one in calls] == ["f", "g", "f"]
+        assert [one["id"] for one in calls] == [one["tool_call_id"] for one in answers]
+        assert [one["content"] for one in answers] == ["1", "", "3"]
+
+
+def test_of_a_spoken_reply_the_transcript_is_kept(file: str) -> None:
+    reply = {"role": "assistant", "content": None, "audio": {"id": "a", "transcript": "hello"}}
+    with ContextWindow(file, "main") as window:
+        window.import_messages([USER, reply], "in")
+
+        assert contents(live(window, "in")) == ["hi", "hello"]
+
+
+def test_what_no_context_holds_is_left_out_and_logged(
+    file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    noted = [{"type": "url_citation", "url_citation": {"url": "https://example.com"}}]
+    reply = {"role": "assistant", "content": "ho", "annotations": noted}
+    more = {"reasoning_details": [{"type": "reasoning.encrypted"}], "audio": {"id": "a"}}
+    paper = {**PAPER, "context": "from a shelf", "citations": {"enabled": True}}
+    with ContextWindow(file, "main") as window:
+        window.import_messages([USER, reply], "quiet")
+        assert not caplog.records
+        window.import_messages([USER, {**reply, **more}, {**reply, **more}], "chat")
+        window.import_messages([{"role": "user", "content": [paper, block("read")]}], "claude")
+
+        assert contents(live(window, "chat")) == ["hi", "ho", "ho"]
+        assert live(window, "claude")[0].attachments[0].name == "paper.pdf"
+    said = [one.getMessage() for one in caplog.records]
+    assert [one.partition(": ")[2] for one in said] == [
+        "left out what no context holds: audio (2), reasoning_details (2)",
+        "left out what no context holds: citations (1), context (1)",
+    ]
+
+
+@pytest.mark.parametrize("content", [None, "", []], ids=repr)
+@pytest.mark.parametrize("more", [{}, {"tool_calls": []}, {"refusal": None}], ids=repr)
+def test_an_assistant_who_says_nothing_is_left_out(
+    file: str, content: Any, more: dict[str, Any]
+) -> None:
+    silent = {"role": "assistant", "content": content, **more}
+    answered: list[dict[str, Any]] = [
+        call(),
+        {"role": "tool", "tool_call_id": "c1", "content": "x"},
+    ]
+    with ContextWindow(file, "main") as window:
+        for number, said in enumerate(([USER, silent, USER], [USER, silent, *answered])):
+            window.import_messages(said, f"in {number}")
+
+        assert contents(live(window, "in 0")) == ["hi", "hi"]
+        assert contents(live(window, "in 1")) == ["hi", "{}", "x"]
+
+
+def test_arguments_of_the_sdk_beside_messages_are_no_conversation(file: str) -> None:
+    body = {"model": "m", "max_tokens": 5, "tools": [{"name": "f"}], "system": "be kind"}
+    with ContextWindow(file, "main") as window:
+        window.import_messages({**body, "messages": [USER]}, "in")
+
+        assert contents(live(window, "in")) == ["be kind", "hi"]
+
+
+def test_a_picture_that_a_tool_gave_leaves_a_note(file: str) -> None:
+    result = {
+        "type": "tool_result",
+        "tool_use_id": "t1",
+        "content": [block("seen: "), IMAGE, LINKED, PAPER, block("a cat")],
+    }
+    use = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
+    said: list[dict[str, Any]] = [
+        USER,
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": [result]},
+    ]
+    with ContextWindow(file, "main") as window:
+        window.import_messages(said, "in")
+
+        why = "left out: a tool's output holds text alone]"
+        assert live(window, "in")[-1].content.split("\n\n") == [
+            "seen: a cat",
+            f"[attachment (image/png) {why}",
+            f"[attachment (image) {why}",
+            f"[attachment (application/pdf) {why}",
+        ]
 
 
 def call(**values: Any) -> dict[str, Any]:
@@ -556,11 +681,8 @@ def call(**values: Any) -> dict[str, Any]:
         ({"role": "user", "content": [{"type": "hologram"}]}, "'hologram'"),
         ({"role": "user", "content": [{"type": "text"}]}, "'text'"),
         ({"role": "user", "content": [{"type": "text", "text": 5}]}, "'text'.*int"),
-        ({"role": "user", "content": "x", "name": "bob"}, "'name'"),
         ({"role": "user", "content": "x\0"}, "NUL"),
         ({"role": "user", "content": "x\ud83d"}, "surrogate"),
-        ({"role": "assistant", "content": None}, "content"),
-        ({"role": "assistant", "content": None, "tool_calls": {}}, "content"),
         ({"role": "assistant", "content": None, "tool_calls": "x"}, "list"),
         ({"role": "assistant", "content": None, "tool_calls": ["x"]}, "object"),
         (call(id=None), "'id'"),
@@ -568,12 +690,13 @@ def call(**values: Any) -> dict[str, Any]:
         (call(type="telepathy"), "'telepathy'"),
         (call(function={"name": "", "arguments": "{}"}), "'name'"),
         (call(function={"name": "f", "arguments": {}}), "'arguments'"),
-        ({"role": "assistant", "content": "", "function_call": {"name": "f"}}, "'function_call'"),
-        ({"role": "assistant", "content": "x", "audio": {"id": "a"}}, "'audio'"),
+        ({"role": "assistant", "content": "", "function_call": {"name": ""}}, "'name'"),
+        ({"role": "assistant", "content": "", "function_call": "f"}, "'function_call'"),
+        ({"role": "user", "content": "x", "name": 5}, "'name'"),
         ({"role": "tool", "tool_call_id": "c9", "content": "x"}, "'c9'"),
         ({"role": "tool", "content": "x"}, "tool_call_id"),
         ({"role": "tool", "tool_call_id": "c9", "content": [{"type": "image_url"}]}, "text alone"),
-        ({"role": "function", "name": "f", "content": "x"}, "'function'"),
+        ({"role": "function", "name": "f", "content": "x"}, "no open function call.*'f'"),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
             "'image_url' must be",
@@ -611,7 +734,6 @@ def call(**values: Any) -> dict[str, Any]:
             },
             "no base64",
         ),
-        ({"role": "user", "content": [{**PAPER, "citations": {"enabled": True}}]}, "'citations'"),
         ({"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f"}]}, "input"),
         (
             {
@@ -639,7 +761,7 @@ def test_what_is_not_known_is_refused_by_its_index(file: str, message: Any, why:
 
 @pytest.mark.parametrize(
     "value",
-    [None, 5, "hi", b"hi", {}, {"messages": 5}, {"messages": [], "model": "x"}, {"system": "x"}],
+    [None, 5, "hi", b"hi", {}, {"messages": 5}, {"model": "x"}, {"system": "x"}],
     ids=repr,
 )
 def test_what_is_no_list_of_messages_is_refused(file: str, value: Any) -> None:
