@@ -15,6 +15,7 @@ import logging
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
@@ -45,6 +46,8 @@ _OPENAI_KEYS: Final = frozenset(
 )
 _OPENAI_PARTS: Final = frozenset({"image_url", "input_audio", "file", "refusal"})
 _ANTHROPIC_PARTS: Final = frozenset({"image", "document", "thinking", "redacted_thinking"})
+_PICTURES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_USUAL_PICTURE: Final = "image/jpeg"
 # Of replies alone.  What a server tool is called changes; how its blocks are called does not.
 _SERVER_PARTS: Final = ("_tool_use", "_tool_result")
 _SERVER_BLOCKS: Final = ("container_upload", "compaction")
@@ -107,15 +110,16 @@ class _Reader:
         self.records: list[NewRecord] = []
         self.dropped: Counter[str] = Counter()
         self._at = 0
-        # Calls without an output: ids and names.
-        self._waiting: list[tuple[str, str]] = []
+        # Names of the calls without an output, by their ids, which may be used again.
+        self._waiting: dict[str, deque[str]] = {}
 
     def add_system(self, system: object) -> None:
         """Take the system prompt that stands beside the messages."""
         for text in _texts(system, "system") if system is not None else ():
-            self.records.append(
-                NewRecord(source=RecordType.SYSTEM_PROMPT, content=text, where="system")
-            )
+            if text:
+                self.records.append(
+                    NewRecord(source=RecordType.SYSTEM_PROMPT, content=text, where="system")
+                )
 
     def add(self, at: int, message: Object, *, last: bool) -> None:
         """Take the message at the index *at*."""
@@ -160,7 +164,7 @@ class _Reader:
                 if part.call_id in asked:
                     raise ConfigError(f"two tool calls have the id {part.call_id!r:.60}")
                 asked.add(part.call_id)
-                self._waiting.append((part.call_id, part.name))
+                self._waiting.setdefault(part.call_id, deque()).append(part.name)
             self._write(
                 SOURCES[part.kind],
                 closed.content,
@@ -177,11 +181,11 @@ class _Reader:
         Raises:
             ConfigError: it answers no call: the provider would refuse the list.
         """
-        found = next((one for one in self._waiting if one[0] == call_id), None)
-        if found is None:
+        waiting = self._waiting.get(call_id)
+        if not waiting:
             raise ConfigError(f"no open tool call has the id {call_id!r:.60}")
-        self._waiting.remove(found)
-        self._write(RecordType.TOOL_OUTPUT, output, call_id=call_id, name=found[1], error=error)
+        name = waiting.popleft()
+        self._write(RecordType.TOOL_OUTPUT, output, call_id=call_id, name=name, error=error)
 
 
 class _OpenAI(_Reader):
@@ -196,7 +200,7 @@ class _OpenAI(_Reader):
             case "system" | "developer":
                 _only(message, "role", "content", "name")
                 speaker = _speaker(message)
-                for text in _texts(message.get("content"), "content"):
+                for text in filter(None, _texts(message.get("content"), "content")):
                     self._write(RecordType.SYSTEM_PROMPT, speaker + text)
                     speaker = ""
             case "user":
@@ -264,7 +268,7 @@ class _OpenAI(_Reader):
                 _only(part, "type", "image_url")
                 image = _object(part, "image_url")
                 _only(image, "url", "detail")
-                return from_url(_text(image, "url", "an image"), "image/jpeg")
+                return _picture(from_url(_text(image, "url", "an image"), _USUAL_PICTURE))
             case "input_audio":
                 _only(part, "type", "input_audio")
                 sound = _object(part, "input_audio")
@@ -290,7 +294,9 @@ class _Anthropic(_Reader):
         role, content = message.get("role"), message.get("content")
         if role == "user":
             _only(message, "role", "content")
-            if not (last and _is(content, GO_ON)) and not (at == 0 and _is(content, OPENING)):
+            goes_on = last and _is_ours(content, GO_ON)
+            opens = at == 0 and _is_ours(content, OPENING)
+            if not goes_on and not opens:
                 self._user(content)
         elif role == "assistant":
             _only(message, "role", "content")
@@ -318,7 +324,7 @@ class _Anthropic(_Reader):
                 return _text(block, "text", "a text")
             case "image":
                 _only(block, "type", "source", "cache_control")
-                return _from_source(_object(block, "source"), "", "image/jpeg")
+                return _picture(_from_source(_object(block, "source"), "", _USUAL_PICTURE))
             case "document":
                 _only(block, "type", "source", "title", "context", "citations", "cache_control")
                 self._drop(block, "context", "citations")
@@ -592,6 +598,22 @@ def _from_source(source: Object, name: str, usual: str) -> Attachment:
             raise ConfigError(f"a source of the type {shown(kind)} is not known")
 
 
-def _is(content: object, text: str) -> bool:
-    """Whether *content* is *text* and nothing else."""
-    return content == text or content == [{"type": "text", "text": text}]
+def _picture(found: Attachment) -> Attachment:
+    """*found* as an image that all providers take.
+
+    Raises:
+        ConfigError: its bytes, or the name in its URL, are those of something else.
+    """
+    said = found.media_type
+    if found.data is None and not said.startswith("image/"):
+        # The name of a page or program, which gives a picture all the same.
+        return replace(found, media_type=_USUAL_PICTURE)
+    known = said if found.data is None else media_types.by_content(found.data)
+    if said not in _PICTURES or known != said:
+        raise ConfigError(f"an image must be a PNG, JPEG, GIF or WebP; this is none, but {said}")
+    return found
+
+
+def _is_ours(content: object, text: str) -> bool:
+    """Whether *content* is *text* in the form in which we give it out; a user may say it too."""
+    return content == [{"type": "text", "text": text}]

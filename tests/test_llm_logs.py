@@ -97,6 +97,15 @@ def test_a_name_that_is_taken_gets_a_number(file: str, tmp_path: Path) -> None:
         assert contents(records(store, "A talk (3)")) == ["question 3", "answer 3"]
 
 
+def test_a_long_name_of_many_lines_is_one_short_line(file: str, tmp_path: Path) -> None:
+    named = [{"id": "c1", "name": " Two\n\nlines " + "x" * 300, "model": "m"}]
+    log = make_log(tmp_path / "logs.db", conversations=named, responses=[response(1)])
+    with Store(file) as store:
+        (context,) = store.import_llm_logs(log)
+
+        assert context.name == "Two lines " + "x" * 190
+
+
 def test_many_of_one_name_cost_one_insert_each(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,7 +396,7 @@ def test_a_long_fragment_of_many_prompts_is_taken_up_to_what_is_allowed(
     log = make_log(
         tmp_path / "logs.db",
         responses=[response(0, f"c{n}", id=f"r{n}") for n in range(300)],
-        fragments=[{"id": 1, "content": "x" * 100_000}],
+        fragments=[{"id": 1, "content": "x" * 10_000}],
         prompt_fragments=[
             {"response_id": f"r{n}", "fragment_id": 1, "order": 0} for n in range(300)
         ],

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -510,6 +511,9 @@ def test_what_a_call_holds_beyond_our_records_goes_back(file: str) -> None:
         window.import_messages(said, "in")
 
         assert window.export_messages("openai", "in")["messages"] == said
+    assert chat_refusal({"messages": said}) is None
+    del calls[1]["custom"]
+    assert "expected a string" in (chat_refusal({"messages": said}) or "")
 
 
 def test_texts_between_pictures_stay_where_they_were(file: str) -> None:
@@ -579,6 +583,71 @@ def test_calls_of_the_older_form_become_calls_and_outputs(file: str) -> None:
         assert [one["function"]["name"] for one in calls] == ["f", "g", "f"]
         assert [one["id"] for one in calls] == [one["tool_call_id"] for one in answers]
         assert [one["content"] for one in answers] == ["1", "", "3"]
+
+
+@pytest.mark.parametrize("text", [OPENING, GO_ON])
+def test_our_own_words_stay_where_a_user_says_them(file: str, text: str) -> None:
+    said: list[dict[str, Any]] = [{"role": "user", "content": text}]
+    with ContextWindow(file, "main") as window:
+        window.import_messages(said, "theirs")
+        window.import_messages([{"role": "user", "content": [block(text)]}], "ours")
+
+        assert contents(live(window, "theirs")) == [text]
+        assert contents(live(window, "ours")) == []
+
+
+def test_an_image_behind_a_page_is_an_image(file: str) -> None:
+    page = {"type": "image_url", "image_url": {"url": "https://example.com/show.html"}}
+    with ContextWindow(file, "main") as window:
+        window.import_messages([{"role": "user", "content": [page]}], "in")
+
+        assert window.export_messages("openai", "in")["messages"][0]["content"] == [page]
+
+
+def test_empty_system_prompts_are_skipped(file: str) -> None:
+    chat = [{"role": "system", "content": ""}, {"role": "developer", "content": "x"}, USER]
+    with ContextWindow(file, "main") as window:
+        window.import_messages(chat, "chat")
+        window.import_messages({"system": "", "messages": [USER]}, "one")
+        window.import_messages({"system": [block(""), block("y")], "messages": [USER]}, "two")
+
+        assert contents(live(window, "chat")) == ["x", "hi"]
+        assert contents(live(window, "one")) == ["hi"]
+        assert contents(live(window, "two")) == ["y", "hi"]
+
+
+def test_thousands_of_calls_that_are_answered_in_reverse_cost_what_they_are(file: str) -> None:
+    """Quadratic, it takes 2,000 * 1,000 comparisons in each of three places."""
+    calls: list[dict[str, Any]] = [
+        {"id": f"c{number}", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        for number in range(2_000)
+    ]
+    outputs = [
+        {"role": "tool", "tool_call_id": one["id"], "content": one["id"]} for one in calls[::-1]
+    ]
+    said: list[dict[str, Any]] = [USER, {"role": "assistant", "tool_calls": calls}, *outputs]
+    lines = 0
+
+    def count(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        if not frame.f_code.co_filename.endswith(("messages.py", "steps.py")):
+            return None
+        lines += event == "line"
+        return count
+
+    with ContextWindow(file, "main") as window:
+        before = sys.gettrace()
+        sys.settrace(count)
+        try:
+            window.import_messages(said, "in")
+            given = window.export_messages("openai", "in")["messages"]
+            claude = window.export_messages("anthropic", "in")["messages"]
+        finally:
+            sys.settrace(before)
+
+    assert [one["content"] for one in given[2:]] == [one["id"] for one in calls]
+    assert [one["content"] for one in claude[2]["content"]] == [one["id"] for one in calls]
+    assert lines < 2_000 * 500
 
 
 def test_of_a_spoken_reply_the_transcript_is_kept(file: str) -> None:
@@ -733,6 +802,24 @@ def call(**values: Any) -> dict[str, Any]:
                 ],
             },
             "no base64",
+        ),
+        *(
+            ({"role": "user", "content": [{"type": "image", "source": source}]}, "must be a PNG")
+            for source in (
+                {"type": "base64", "media_type": "image/png", "data": "AAAA"},
+                {"type": "base64", "media_type": "image/svg+xml", "data": "PHN2Zy8+"},
+                {"type": "base64", "media_type": "text/plain", "data": "aGVsbG8="},
+                {"type": "url", "url": "https://example.com/a.svg"},
+            )
+        ),
+        (
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": "data:image/svg+xml,<svg/>"}},
+                ],
+            },
+            "must be a PNG",
         ),
         ({"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f"}]}, "input"),
         (

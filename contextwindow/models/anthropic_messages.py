@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -61,11 +61,11 @@ class _Messages:
         self._system: list[Block] = []
         self._messages: list[dict[str, Any]] = []
         self._paused = False
-        # Ids that are taken, how often each was asked for, and tool uses without their result: our
-        # id, and the one that is sent.
+        # Ids that are taken, how often each was asked for, and of tool uses without their result
+        # what is sent for our id.
         self._taken: set[str] = set()
         self._asked: Counter[str] = Counter()
-        self._waiting: list[tuple[str, str]] = []
+        self._waiting: dict[str, deque[str]] = {}
 
     def add(self, step: Step) -> None:
         """Append what *step* becomes."""
@@ -135,7 +135,7 @@ class _Messages:
     def _call(self, step: Step) -> list[Block]:
         own = self._own(step)
         sent = self._free_id(step.call_id)
-        self._waiting.append((step.call_id, sent))
+        self._waiting.setdefault(step.call_id, deque()).append(sent)
         if any(block["type"] == "tool_use" for block in own):
             return [
                 {**block, "id": sent} if block["type"] == "tool_use" else block for block in own
@@ -149,10 +149,8 @@ class _Messages:
         return [*own, call]
 
     def _result(self, step: Step) -> Block:
-        found = next((one for one in self._waiting if one[0] == step.call_id), None)
-        if found is not None:
-            self._waiting.remove(found)
-        sent = _sendable(step.call_id) if found is None else found[1]
+        waiting = self._waiting.get(step.call_id)
+        sent = waiting.popleft() if waiting else _sendable(step.call_id)
         result: Block = {"type": "tool_result", "tool_use_id": sent}
         if step.text.strip():
             result["content"] = step.text

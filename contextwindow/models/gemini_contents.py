@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections import deque
 from typing import Any, Final
 
 from contextwindow.models.gemini_decoder import API, METADATA
@@ -58,8 +59,8 @@ class Contents:
         self._model = model
         self._system: list[str] = []
         self._contents: list[dict[str, Any]] = []
-        # Calls that wait for their outputs: our id, and the provider's call.
-        self._calls: list[tuple[str, dict[str, Any]]] = []
+        # Calls that wait for their outputs: the provider's, by our ids.
+        self._calls: dict[str, deque[dict[str, Any]]] = {}
 
     def add(self, step: Step) -> None:
         """Append what *step* becomes."""
@@ -116,15 +117,12 @@ class Contents:
         if call is None:
             call = {"id": step.call_id, "name": step.name, "args": _arguments(step.text)}
             parts.append({"functionCall": call})
-        self._calls.append((step.call_id, call))
+        self._calls.setdefault(step.call_id, deque()).append(call)
         return parts
 
     def _output(self, step: Step) -> dict[str, Any]:
-        found = next((one for one in self._calls if one[0] == step.call_id), None)
-        call: dict[str, Any] = {"id": step.call_id, "name": step.name}
-        if found is not None:
-            self._calls.remove(found)
-            call = found[1]
+        waiting = self._calls.get(step.call_id)
+        call = waiting.popleft() if waiting else {"id": step.call_id, "name": step.name}
         response: dict[str, Any] = {"name": call["name"], "response": _response(step)}
         if call.get("id"):
             response = {"id": call["id"], **response}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -52,6 +53,7 @@ def steps(records: Sequence[Record], *, id_limit: int, continued: bool = False) 
     answers = _answers(records)
     answering = {id(record) for record in answers.values()}
     waiting: list[tuple[Step, Record | None]] = []
+    asked: set[str] = set()
     for index, record in enumerate(records):
         step = _step(record, id_limit, continued=continued)
         if id(record) in answering:
@@ -60,15 +62,17 @@ def steps(records: Sequence[Record], *, id_limit: int, continued: bool = False) 
             step is None
             or not _goes_with(record, waiting[-1][0].record)
             # Within one message an id names one call.
-            or (step.kind == "call" and any(step.call_id == one.call_id for one, _ in waiting))
+            or (step.kind == "call" and step.call_id in asked)
         ):
             yield from (_output(*one) for one in waiting)
             waiting.clear()
+            asked.clear()
         if step is None:
             continue
         yield step
         if step.kind == "call":
             waiting.append((step, answers.get(index)))
+            asked.add(step.call_id)
     yield from (_output(*one) for one in waiting)
 
 
@@ -158,22 +162,20 @@ def _output(call: Step, answer: Record | None) -> Step:
 def _answers(records: Sequence[Record]) -> dict[int, Record]:
     """Outputs by the index of their call; ids may be used again, or be missing."""
     answers: dict[int, Record] = {}
-    unanswered: list[int] = []
+    # Both may name what was answered meanwhile, by way of the other.
+    in_order: deque[int] = deque()
+    by_id: dict[str | None, deque[int]] = {}
     for index, record in enumerate(records):
         if record.source is RecordType.TOOL_CALL:
-            unanswered.append(index)
+            in_order.append(index)
+            by_id.setdefault(record.call_id, deque()).append(index)
         elif record.source is RecordType.TOOL_OUTPUT:
-            found = next(
-                (
-                    i
-                    for i in unanswered
-                    if not record.call_id or records[i].call_id == record.call_id
-                ),
-                None,
-            )
-            if found is not None:
-                unanswered.remove(found)
-                answers[found] = record
+            waiting = by_id.get(record.call_id, deque()) if record.call_id else in_order
+            while waiting:
+                found = waiting.popleft()
+                if found not in answers:
+                    answers[found] = record
+                    break
     return answers
 
 

@@ -137,7 +137,7 @@ class LlmLog:
     def _conversation(self, key: str) -> Conversation:
         named = self._file.one("conversations", ("name", "model"), "id", key)
         name, model = (string(one) for one in named or ("", ""))
-        found = Conversation(key, name, model)
+        found = Conversation(key, _in_a_line(name), model)
         columns = ("id", "prompt", "system", "response", "reasoning", "model")
         system = ""
         numbers = self._responses.get(key, [])
@@ -224,7 +224,7 @@ class LlmLog:
         row = self._file.one("threads", ("name", "tip_message_hash", "datetime_utc"), "id", key)
         if row is None or row[1] is None:
             return None
-        found = Conversation(key, self._file.text(row[0]), "")
+        found = Conversation(key, _in_a_line(self._file.text(row[0])), "")
         chain = self._chain(string(row[1]))
         ends = [self._ends.get(own) for own, _ in chain]
         # A message has the time of the turn that it belongs to: the next that ends behind it.
@@ -437,7 +437,11 @@ def _object(text: str) -> dict[str, Any]:
 def _first_prompt(records: list[NewRecord]) -> str:
     """A name for a conversation without one."""
     found = (one.content for one in records if one.source is RecordType.PROMPT)
-    return " ".join(next(found, "").split())[:_LONGEST_NAME]
+    return _in_a_line(next(found, ""))
+
+
+def _in_a_line(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST_NAME]
 
 
 def _attachment(media_type: str, name: str, url: str, content: object, size: object) -> Attachment:

@@ -344,7 +344,9 @@ def _new_row(one: NewRecord, seq: int) -> dict[str, Any]:
 def _parsed(data: dict[str, Any] | str | bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         try:
-            data = json.loads(data, object_pairs_hook=_distinct)
+            # Of bytes it is taken off by what reads them.
+            text = data.removeprefix("\ufeff") if isinstance(data, str) else data
+            data = json.loads(text, object_pairs_hook=_distinct)
         except (ValueError, RecursionError, TypeError) as error:
             raise ConfigError(f"an export must be JSON: {error!s:.200}") from error
     form = data.get("format") if isinstance(data, dict) else None

@@ -66,7 +66,11 @@ def chat_refusal(body: Mapping[str, Any]) -> str | None:
         if message.get("content") is None and not calls and not message.get("refusal"):
             return f"Invalid value for 'content': expected a string, got null. ({where})"
         for call in calls:
-            why = _call(str(call.get("id")), call.get("function") or {}, _LONGEST_CHAT_ID)
+            named = call.get("function") or {}
+            if call.get("type") == "custom":
+                custom = call.get("custom") or {}
+                named = {"name": custom.get("name"), "arguments": custom.get("input")}
+            why = _call(str(call.get("id")), named, _LONGEST_CHAT_ID)
             if why is not None:
                 return f"Invalid '{where}.tool_calls': {why}"
             waiting[str(call["id"])] = None

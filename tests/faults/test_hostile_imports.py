@@ -301,6 +301,13 @@ def test_numbers_that_are_none_are_refused_in_text(window: ContextWindow, number
         window.import_context(text)
 
 
+def test_a_mark_of_the_byte_order_is_no_part_of_an_export(window: ContextWindow) -> None:
+    text = json.dumps(EXPORT)
+    both: list[str | bytes] = [f"\ufeff{text}", text.encode("utf-8-sig")]
+    for number, marked in enumerate(both):
+        assert window.import_context(marked, f"copy {number}").name == f"copy {number}"
+
+
 # -- attachments ----------------------------------------------------------------------------
 
 
@@ -557,14 +564,14 @@ def test_messages_that_name_a_file_of_the_machine_do_not_open_it(
 
 def test_a_message_that_claims_10_gb_is_read_by_what_it_has(window: ContextWindow) -> None:
     """Fault 48: A data: URL's length is that of its data."""
-    url = "data:image/png;size=10000000000;base64,AAAA"
+    url = f"data:image/png;size=10000000000;base64,{base64.b64encode(PNG).decode()}"
     part = {"type": "image_url", "image_url": {"url": url}}
 
     with memory_below(10_000_000):
         context = window.import_messages([{"role": "user", "content": [part]}], "small")
 
     window.switch_context(context.name)
-    assert window.live_records()[0].attachments[0].data == b"\0\0\0"
+    assert window.live_records()[0].attachments[0].data == PNG
 
 
 JSON = st.recursive(
