@@ -13,6 +13,7 @@ from contextwindow.store import schema
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INTERNAL = "not part of the public interface"
 # The first example of the README talks to the real service.
 RUNNABLE = [
     pytest.param(block, id=f"{page.name}-{number}")
@@ -53,6 +54,19 @@ def test_every_public_name_can_be_imported_and_says_what_it_is() -> None:
         value = getattr(contextwindow, name)
         assert name == "DROP" or value.__doc__, name
     assert len(contextwindow.__all__) == len(set(contextwindow.__all__))
+
+
+@pytest.mark.parametrize("kind", [contextwindow.ContextWindow, contextwindow.Store])
+def test_every_public_method_is_in_the_documents(kind: type) -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    missing = []
+    for name in (name for name in dir(kind) if not name.startswith("_")):
+        said = " ".join((getattr(kind, name).__doc__ or "").split())
+        # As code: words such as "call" and "search" stand in many a sentence.
+        if re.search(rf"[.`]{name}\b|\b{name}\(", text) is None and INTERNAL not in said:
+            missing.append(name)
+    assert missing == []
 
 
 def test_an_unknown_public_name_is_an_attribute_error() -> None:

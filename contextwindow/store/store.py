@@ -131,7 +131,7 @@ class Store:
 
     @property
     def executor(self) -> ThreadPoolExecutor:
-        """The threads in which asynchronous windows do their writing."""
+        """The threads of asynchronous windows; not part of the public interface."""
         with self._executor_lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(
@@ -340,7 +340,10 @@ class Store:
         return found
 
     def settle(self, context_id: str) -> bool:
-        """Settle the context's running turn if it is dead; whether it was."""
+        """Settle the context's running turn if it is dead; whether it was.
+
+        It is not part of the public interface: ``recover`` settles the turns of all contexts.
+        """
         with self._database.read() as connection:
             running = beginning.is_running(connection, context_id)
         if not running or self._database.read_only:
@@ -391,6 +394,8 @@ class Store:
 
     def warm_up(self, *, download: bool) -> None:
         """Load, in the background, what counting the first reply will need.
+
+        It is not part of the public interface.
 
         Args:
             download: fetch the encoding when it is not on this machine.
