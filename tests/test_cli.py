@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextwindow import ContextWindow
+from contextwindow import ContextReader, ContextWindow, Record
 from contextwindow.cli import main
 from contextwindow.cli.terminal import harmless
 from contextwindow.testing import FakeProvider, FakeReply, ScriptedModel, ScriptedReply
@@ -95,18 +96,30 @@ def test_looking_writes_nothing(database: str) -> None:
     assert Path(database).read_bytes() == before
 
 
-def test_tail_shows_each_character_of_a_growing_reply_once(database: str) -> None:
+def test_tail_shows_each_character_of_a_growing_reply_once(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [f"word{number} " for number in range(40)]
     model = ScriptedModel([ScriptedReply(chunks=words, delay=0.01)])
+    begun = threading.Event()
+    read = ContextReader.records
+
+    def reading(self: ContextReader, *args: Any, **options: Any) -> list[Record]:
+        found = read(self, *args, **options)
+        begun.set()
+        return found
+
+    monkeypatch.setattr(ContextReader, "records", reading)
 
     def stream() -> None:
+        begun.wait(60)
         with ContextWindow(database, "alice", model=model) as window:
             window.add_prompt("go")
             window.call_model_streaming().until_done(lambda chunk: None)
 
     thread = threading.Thread(target=stream)
     thread.start()
-    result = run("tail", database, "alice", "-n", "0", "--until-idle", "0.6")
+    result = run("tail", database, "alice", "-n", "0", "--until-idle", "3")
     thread.join()
 
     assert result.exit_code == 0, result.output
