@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         Call,
         Context,
         ContextStats,
+        Migration,
         Record,
         RecordType,
         Reply,
@@ -149,6 +150,7 @@ __all__ = [
     "InvalidRequest",
     "Middleware",
     "MiddlewareError",
+    "Migration",
     "Model",
     "ModelError",
     "ModelTimeout",
@@ -240,9 +242,8 @@ _MODULES = {
     "reader": "ContextReader",
     "recalling": "recall",
     "records": (
-        "Attachment Call Context ContextStats Record RecordType Reply SearchResult TokenUsage "
-        "ToolCall Turn "
-        "Usage"
+        "Attachment Call Context ContextStats Migration Record RecordType Reply SearchResult "
+        "TokenUsage ToolCall Turn Usage"
     ),
     "store.examination": "Examination Problem",
     "store.explaining": "Explanation",

@@ -11,6 +11,9 @@ from typing import Any, Final, Literal
 
 from contextwindow.tokens import count_tokens, estimate_tokens
 
+Progress = Callable[[int, int], object]
+"""Told how far long work is: what is done, and how much there is in all."""
+
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "refusal", "cancelled"]
 TurnState = Literal["running", "complete", "interrupted", "cancelled", "failed", "awaiting"]
 
@@ -211,6 +214,21 @@ class Context:
     max_tokens: int | None = None
     parent_context_id: str | None = None
     metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """What opening has done to a database that an older version had made.
+
+    Attributes:
+        from_revision: of the schema; ``"0000"`` stands for a database of the Go library.
+        to_revision: the newest.
+        copy: path of the database as it was before; None on PostgreSQL.
+    """
+
+    from_revision: str
+    to_revision: str
+    copy: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

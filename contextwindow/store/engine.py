@@ -9,6 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from contextwindow.errors import ConfigError
+from contextwindow.records import Migration, Progress
 from contextwindow.store import statement
 from contextwindow.store.connection import Connection, Cursor
 from contextwindow.store.failures import Conflict
@@ -37,6 +38,7 @@ class Database:
         journal_mode: ``"wal"`` or ``"delete"``; SQLite only.
         read_only: nothing is created, migrated or written.
         busy_timeout: seconds to wait for another writer.
+        progress: told how many pages of the copy before a migration are made.
 
     Attributes:
         dialect: ``"sqlite"`` or ``"postgresql"``.
@@ -61,6 +63,7 @@ class Database:
         journal_mode: str = "wal",
         read_only: bool = False,
         busy_timeout: float = 10.0,
+        progress: Progress | None = None,
     ) -> None:
         _one_of("synchronous", synchronous, _SYNCHRONOUS)
         _one_of("journal_mode", journal_mode, _JOURNAL_MODES)
@@ -77,6 +80,7 @@ class Database:
                 journal_mode=journal_mode,
                 read_only=read_only,
                 busy_timeout=busy_timeout,
+                progress=progress,
             )
         else:
             self._inner = PostgresDatabase(
@@ -115,6 +119,11 @@ class Database:
             StoreError: and its kinds, as `write`.
         """
         return self._inner.read()
+
+    @property
+    def migration(self) -> Migration | None:
+        """What opening has migrated; None where nothing was to be."""
+        return self._inner.migration
 
     def wipe(self) -> None:
         """Write an SQLite file anew without anything that was deleted from it.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
 from contextwindow.errors import ContextNotFound, RecordCorrupt, StoreError
-from contextwindow.records import RecordType, Turn, Usage
+from contextwindow.records import Progress, RecordType, Turn, Usage
 from contextwindow.store import attached, leases, reading, upkeep, wal
 from contextwindow.store.connection import Connection, Damaged
 from contextwindow.store.conversations import COUNTED
@@ -37,6 +38,12 @@ Kind = Literal["pages", "reference", "counter", "delta", "record", "index"]
 _BATCH: Final = 500
 _SOURCES: Final = frozenset(kind.value for kind in RecordType)
 _CONTEXTS = Statement(sa.select(contexts.c.id, contexts.c.name).order_by(contexts.c.name))
+_TOTAL = Statement(
+    sa.select(
+        sa.select(sa.func.count()).select_from(contexts).scalar_subquery(),
+        sa.select(sa.func.count()).select_from(records).scalar_subquery(),
+    )
+)
 _STORED = Statement(
     sa.select(*(contexts.c[name] for name in (*COUNTED, *COUNTERS))).where(
         contexts.c.id == _bind("context_id")
@@ -166,17 +173,18 @@ class Examination:
         return not self.problems
 
 
-def examine(database: Database, *, mend: bool) -> Examination:
+def examine(database: Database, *, mend: bool, progress: Progress | None = None) -> Examination:
     """Look at everything in *database*; see ``Store.examine``."""
     found = Examination(database.location, database.dialect)
     if database.dialect == "sqlite":
         _look_at_pages(database, found)
     # Writing into a file whose pages contradict each other makes it worse.
     whole = not found.problems
+    tell = partial(_tell, found, progress, _total(database) if progress else 0)
     for look in (
         _look_at_deltas,
-        _look_at_counters,
-        _look_at_records,
+        partial(_look_at_counters, tell=tell),
+        partial(_look_at_records, tell=tell),
         _look_at_attachments,
         _look_at_turns,
         _look_at_index,
@@ -186,6 +194,22 @@ def examine(database: Database, *, mend: bool) -> Examination:
         except StoreError as error:
             found.problems.append(Problem(kind="pages", text=str(error)))
     return found
+
+
+def _total(database: Database) -> int:
+    """Contexts and records to be looked at; 0 where the file is too damaged to tell."""
+    try:
+        with database.read() as connection:
+            row = _TOTAL.one(connection)
+    except StoreError:
+        return 0
+    return 0 if row is None else int(row[0]) + int(row[1])
+
+
+def _tell(found: Examination, progress: Progress | None, total: int) -> None:
+    if progress is not None:
+        done = found.contexts + found.records
+        progress(done, max(done, total))
 
 
 def has_reset_bug(version: tuple[int, ...]) -> bool:
@@ -260,11 +284,16 @@ def _look_at_turns(database: Database, found: Examination, mend: bool) -> None:
         ]
 
 
-def _look_at_counters(database: Database, found: Examination, mend: bool) -> None:
+def _look_at_counters(
+    database: Database, found: Examination, mend: bool, *, tell: Callable[[], object]
+) -> None:
+    wrong = []
     with database.read() as connection:
-        known = _CONTEXTS.all(connection)
-        wrong = [one for one in known if _miscounted(connection, one[0])]
-    found.contexts = len(known)
+        for one in _CONTEXTS.all(connection):
+            found.contexts += 1
+            if _miscounted(connection, one[0]):
+                wrong.append(one)
+            tell()
     for context_id, name in wrong:
         if not mend:
             with database.read() as connection:
@@ -322,7 +351,7 @@ def _look_at_deltas(database: Database, found: Examination, mend: bool) -> None:
             f"the record out with set_live([{record_id}], False)"
         )
         found.problems.append(Problem(kind="record", text=text, record_id=record_id))
-    for record_id, context_id, partial, content, payload, crc in stray:
+    for record_id, context_id, unfinished, content, payload, crc in stray:
         if record_id in damaged:
             continue
         if context_id is None:
@@ -331,7 +360,7 @@ def _look_at_deltas(database: Database, found: Examination, mend: bool) -> None:
             continue
         mended = False
         if mend and matches(content, payload, crc):
-            mended = _fold(database, context_id, record_id, partial is None)
+            mended = _fold(database, context_id, record_id, unfinished is None)
         text = f"text of record {record_id} was never folded into it"
         found.problems.append(Problem(kind="delta", text=text, mended=mended, record_id=record_id))
 
@@ -377,7 +406,9 @@ def _fold(database: Database, context_id: str, record_id: int, whole: bool) -> b
         return False
 
 
-def _look_at_records(database: Database, found: Examination, mend: bool) -> None:
+def _look_at_records(
+    database: Database, found: Examination, mend: bool, *, tell: Callable[[], object]
+) -> None:
     """Find records whose text is not what was written."""
     after = 0
     while True:
@@ -393,6 +424,7 @@ def _look_at_records(database: Database, found: Examination, mend: bool) -> None
                     f"backup, or take it out with set_live([{record_id}], False)"
                 )
                 found.problems.append(Problem(kind="record", text=text, record_id=record_id))
+        tell()
         after = ids[-1]
 
 

@@ -21,6 +21,7 @@ from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from contextwindow.errors import NotAContextDatabase, SchemaTooNew, StoreBusy, StoreError
+from contextwindow.records import Migration, Progress
 from contextwindow.store import wal
 from contextwindow.store.failures import damaged, translated
 from contextwindow.store.files import check_file, check_folder, check_writable, connect, publish
@@ -32,6 +33,8 @@ GO = "0000"
 """Stands for a database of the Go library, which has no revision."""
 
 _COPY_TIMEOUT = 10.0
+# Pages that are copied between two words to whoever asks for progress: 8 MB of usual ones.
+_COPIED_AT_ONCE = 2048
 
 _REVISION = re.compile(r"\d{4}")
 _GO_COLUMNS = {
@@ -47,8 +50,16 @@ _GO_COLUMNS = {
 }
 
 
-def open_file(location: Location, *, read_only: bool, busy_timeout: float) -> None:
+def open_file(
+    location: Location, *, read_only: bool, busy_timeout: float, progress: Progress | None = None
+) -> Migration | None:
     """Makes sure that the file holds the newest revision; creates it where there is none.
+
+    Args:
+        progress: told how many pages of the copy are made before a migration.
+
+    Returns:
+        The migration, where one was needed.
 
     Raises:
         StoreError: and its kinds; the message says what the file is and what to do.  The file is
@@ -61,17 +72,17 @@ def open_file(location: Location, *, read_only: bool, busy_timeout: float) -> No
             raise StoreError(f"{location.text}: does not exist")
         check_writable(path, location.text)
         if _create(path, location.text):
-            return
+            return None
         check_file(path, location.text, read_only=read_only)
     revision = _probe(path, location.text)
     if revision == REVISION:
-        return
+        return None
     if read_only:
         raise StoreError(
             f"{location.text}: has the older revision {revision} and cannot be read as it is: open"
-            " it once without read_only, which migrates it"
+            " it once without read_only, which migrates it, as `contextwindow migrate` does"
         )
-    _migrate(path, location.text, busy_timeout)
+    return _migrate(path, location.text, busy_timeout, progress)
 
 
 def create_statements(dialect: Dialect) -> list[str]:
@@ -218,7 +229,9 @@ def _is_go(raw: sqlite3.Connection, table: str) -> bool:
     return needed <= columns <= needed | added
 
 
-def _migrate(path: str, text: str, busy_timeout: float) -> None:
+def _migrate(
+    path: str, text: str, busy_timeout: float, progress: Progress | None
+) -> Migration | None:
     """Brings the file to the newest revision in one transaction, after a copy was made.
 
     Raises:
@@ -234,14 +247,15 @@ def _migrate(path: str, text: str, busy_timeout: float) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             revision = revision_of(raw, text)
             if revision == REVISION:  # another process was faster
-                return
+                return None
             # While the write lock is held nobody can change what is copied.
             copy = _free_name(
                 f"{path}.backup-{revision}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
             )
-            back_up(path, copy, text)
+            back_up(path, copy, text, progress)
             _run_migrations(connection)
             connection.commit()
+            return Migration(from_revision=revision, to_revision=REVISION, copy=copy)
     except Exception as error:
         raise _failed(error, text, copy) from error
     finally:
@@ -281,25 +295,29 @@ def _failed(error: Exception, text: str, copy: str) -> StoreError:
     )
 
 
-def back_up(path: str, to_path: str, text: str) -> None:
+def back_up(path: str, to_path: str, text: str, progress: Progress | None = None) -> None:
     """Copies a database, live or not, with SQLite's own means.
 
     Args:
         path: absolute, of the database.
         to_path: absolute; must not exist.  Made 0600, and only when it is whole.
         text: of the database, for messages.
+        progress: told how many pages are copied; then nobody else may write meanwhile, which
+            would begin the copy anew.
 
     Raises:
         StoreError: *to_path* exists or cannot be written.
     """
     with closing(connect(path, options="mode=ro")) as source:
-        back_up_from(source, to_path, text)
+        back_up_from(source, to_path, text, progress)
 
 
-def back_up_from(source: sqlite3.Connection, to_path: str, text: str) -> None:
+def back_up_from(
+    source: sqlite3.Connection, to_path: str, text: str, progress: Progress | None = None
+) -> None:
     """As `back_up`, from an open connection."""
     try:
-        made = publish(to_path, partial(_copy, source))
+        made = publish(to_path, partial(_copy, source, progress))
     except sqlite3.Error as error:
         raise translated(error, f"{text} (copy to {to_path})") from error
     except OSError as error:
@@ -308,14 +326,19 @@ def back_up_from(source: sqlite3.Connection, to_path: str, text: str) -> None:
         raise StoreError(f"{text}: no copy was made, {to_path} exists")
 
 
-def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
+def _copy(
+    source: sqlite3.Connection, progress: Progress | None, target: sqlite3.Connection
+) -> None:
     give_up = time.monotonic() + _COPY_TIMEOUT
 
     def waiting(status: int, remaining: int, total: int) -> None:
         # sqlite3 itself would try for ever.
         if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > give_up:
             raise StoreBusy("another program holds the database locked; no copy was made")
+        if progress is not None:
+            progress(total - remaining, total)
 
-    source.backup(target, progress=waiting)
+    at_once = -1 if progress is None else _COPIED_AT_ONCE
+    source.backup(target, pages=at_once, progress=waiting)
     # The copied header says WAL: a copy is one file, which opens in a read-only place too.
     target.execute("PRAGMA journal_mode=DELETE")

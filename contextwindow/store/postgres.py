@@ -16,6 +16,7 @@ from contextwindow.errors import (
     StoreError,
     StoreReadOnly,
 )
+from contextwindow.records import Migration
 from contextwindow.store.connection import ENDED, Connection, Refusal
 from contextwindow.store.failures import lost, translated
 from contextwindow.store.location import Location
@@ -47,6 +48,7 @@ class PostgresDatabase:
         self._forked = False
         self._active: set[Connection] = set()
         self.connected = 0
+        self.migration: Migration | None = None
         self._plain = _WRITE if synchronous == "full" else _WRITE_FAST
         self._boundary = _WRITE_FAST if synchronous == "normal" else _WRITE
         try:
@@ -249,7 +251,8 @@ class PostgresDatabase:
             raise StoreError(
                 f"{self.location.text}: has "
                 + (f"the older revision {revision}" if revision else "no contextwindow tables")
-                + ": open it once without read_only"
+                + ": open it once without read_only, which migrates it, as `contextwindow migrate`"
+                " does"
             )
 
     def _bring_to_newest(self, connection: sa.Connection) -> str:
@@ -277,6 +280,7 @@ class PostgresDatabase:
                 f"{self.location.text}: could not be brought from revision {revision} to"
                 f" {REVISION}, it is as it was: {translated(error, self.location.text)}"
             ) from error
+        self.migration = Migration(from_revision=revision, to_revision=REVISION)
 
     def _revision(self, connection: sa.Connection) -> str:
         """Revision of the current schema; ``""`` where none of our tables is."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from contextwindow.errors import StoreBusy, StoreError, StoreReadOnly, StoreReplaced
+from contextwindow.records import Migration, Progress
 from contextwindow.store import opening, upkeep, wal
 from contextwindow.store.connection import ENDED, Connection, Refusal
 from contextwindow.store.failures import translated
@@ -39,8 +40,10 @@ class SQLiteDatabase:
         journal_mode: str,
         read_only: bool,
         busy_timeout: float,
+        progress: Progress | None = None,
     ) -> None:
         self.location = location
+        self.migration: Migration | None = None
         self._busy_timeout = busy_timeout
         self._read_only = read_only
         self._state = Refusal(StoreError, "")
@@ -56,7 +59,9 @@ class SQLiteDatabase:
         self._trimmer = wal.Trimmer(location.text, busy_timeout)
         path = location.path
         if path is not None:
-            opening.open_file(location, read_only=read_only, busy_timeout=busy_timeout)
+            self.migration = opening.open_file(
+                location, read_only=read_only, busy_timeout=busy_timeout, progress=progress
+            )
         self._gate = _gate(path)
         try:
             self._raw: sqlite3.Connection | Refusal = self._open_writer(journal_mode)

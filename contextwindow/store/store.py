@@ -19,7 +19,15 @@ from contextwindow.errors import (
     StoreReadOnly,
     TurnBusy,
 )
-from contextwindow.records import Call, Context, ContextStats, SearchResult, Turn
+from contextwindow.records import (
+    Call,
+    Context,
+    ContextStats,
+    Migration,
+    Progress,
+    SearchResult,
+    Turn,
+)
 from contextwindow.store import (
     beginning,
     cancelling,
@@ -63,6 +71,8 @@ class Store:
         busy_timeout: seconds to wait for another program that holds the database locked.
         max_database_bytes: a warning is logged when the database becomes larger, on SQLite again
             with each tenth more; nothing is ever refused or deleted for it.
+        progress: called with how many pages of the copy are made, and how many there are, where
+            an SQLite file has to be migrated.
 
     Raises:
         ConfigError: an argument is not one of these.
@@ -79,6 +89,7 @@ class Store:
         read_only: bool = False,
         busy_timeout: float = 10.0,
         max_database_bytes: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         if max_database_bytes is not None:
             check_whole(max_database_bytes, "max_database_bytes", least=1)
@@ -90,6 +101,7 @@ class Store:
             journal_mode=journal_mode,
             read_only=read_only,
             busy_timeout=busy_timeout,
+            progress=progress,
         )
         if max_database_bytes is not None:
             self._database.limit(max_database_bytes)
@@ -118,6 +130,11 @@ class Store:
     def dialect(self) -> str:
         """``"sqlite"`` or ``"postgresql"``."""
         return self._database.dialect
+
+    @property
+    def migration(self) -> Migration | None:
+        """What opening has done to a database of an older version; None where nothing was to do."""
+        return self._database.migration
 
     @property
     def database(self) -> Database:
@@ -167,8 +184,18 @@ class Store:
         """
         return search.search(self._database, query, limit, None, raw=raw)
 
+    def import_context(
+        self, export: dict[str, Any] | str | bytes, name: str | None = None
+    ) -> Context:
+        """A new context from what ``export_context`` gave; see ``ContextWindow.import_context``."""
+        return transfer.import_(self._database, export, name)
+
     def import_llm_logs(
-        self, path: str | os.PathLike[str], *, max_bytes: int = 2_000_000_000
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_bytes: int = 2_000_000_000,
+        progress: Progress | None = None,
     ) -> list[Context]:
         """Take in the log of Simon Willison's ``llm``: a context for each conversation.
 
@@ -183,6 +210,7 @@ class Store:
             max_bytes: characters of text and bytes of attachments that may be read from it in
                 all: they are in memory until they are written.  A text that was sent with many
                 prompts counts for each, so that a small file can mean much.
+            progress: called with how many conversations were read, and how many there are.
 
         Returns:
             The new contexts; a number stands behind a name that was taken.
@@ -190,7 +218,7 @@ class Store:
         Raises:
             ConfigError: it is no such log, is damaged, or holds more; nothing was written.
         """
-        return transfer.import_llm(self._database, path, max_bytes)
+        return transfer.import_llm(self._database, path, max_bytes, progress)
 
     def turns(self, state: str | None = None) -> list[Turn]:
         """Turns of every context, oldest first; only those in *state* if it is given."""
@@ -235,7 +263,12 @@ class Store:
         return [found[turn.id] for turn in settled if turn.id in found]
 
     def prune(
-        self, older_than: timedelta | datetime, *, secure: bool = False, dry_run: bool = False
+        self,
+        older_than: timedelta | datetime,
+        *,
+        secure: bool = False,
+        dry_run: bool = False,
+        progress: Progress | None = None,
     ) -> list[Context]:
         """Delete the contexts in which nothing has happened for long, each as a whole.
 
@@ -245,6 +278,7 @@ class Store:
             older_than: how long nothing has happened, or a moment (aware) since when.
             secure: as for ``delete_context``.
             dry_run: only tell which they are.
+            progress: called with how many were deleted, and how many there are.
 
         Returns:
             The contexts that were deleted, or would be, the longest unused first.
@@ -263,17 +297,23 @@ class Store:
             return old
         gone = []
         try:
-            for context in old:
+            for done, context in enumerate(old, 1):
                 with suppress(ContextNotFound):
                     if conversations.delete(
                         self._database, context.id, idle_since=moment, secure=secure
                     ):
                         self._wakeups.committed(context.id)
                         gone.append(context)
+                if progress is not None:
+                    progress(done, len(old))
         finally:
             if secure and gone:
                 self._database.wipe()
         return gone
+
+    def delete_context(self, name: str, *, secure: bool = False) -> None:
+        """Delete a context with everything in it; see ``ContextWindow.delete_context``."""
+        self.delete(conversations.known(self._database, name).id, secure=secure)
 
     def delete(self, context_id: str, *, secure: bool = False) -> None:
         """Delete a context; not part of the public interface, as ``delete_context`` is."""
@@ -311,7 +351,7 @@ class Store:
         """Size of the database: the file and its -wal, or all of the server's database."""
         return self._database.size()
 
-    def examine(self, *, mend: bool = False) -> Examination:
+    def examine(self, *, mend: bool = False, progress: Progress | None = None) -> Examination:
         """Look whether everything in the database is sound.
 
         Pages and references (SQLite's own checks), the counters of every context, text that no
@@ -320,6 +360,8 @@ class Store:
         Args:
             mend: settle dead turns, set counters right and fold text that was left over;
                 otherwise nothing is changed.
+            progress: called with how many contexts and records were looked at, and how many there
+                are.
 
         Raises:
             StoreError: the database is closed, or was opened read-only and is to be mended.
@@ -335,7 +377,7 @@ class Store:
                     raise
                 # Its pages are damaged, which is told below; writing would make it worse.
                 mend = False
-        found = examine(self._database, mend=mend)
+        found = examine(self._database, mend=mend, progress=progress)
         found.settled = settled
         return found
 

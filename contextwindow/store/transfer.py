@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from contextwindow.attachments import tokens_of
 from contextwindow.errors import ConfigError, StoreError
-from contextwindow.records import Context, NewRecord, RecordType
+from contextwindow.records import Context, NewRecord, Progress, RecordType
 from contextwindow.store import attached
 from contextwindow.store.checks import check_json, check_text, check_whole, shown
 from contextwindow.store.connection import Connection
@@ -193,11 +193,18 @@ def write_new(database: Database, name: str | None, new: Sequence[NewRecord]) ->
     return written
 
 
-def import_llm(database: Database, path: str | os.PathLike[str], max_bytes: int) -> list[Context]:
+def import_llm(
+    database: Database,
+    path: str | os.PathLike[str],
+    max_bytes: int,
+    progress: Progress | None = None,
+) -> list[Context]:
     """A context for each conversation in a log of llm that was not taken in before.
 
     Args:
         max_bytes: characters of text and bytes of attachments that may be read in all.
+        progress: told how many conversations were read.
+
 
     Raises:
         ConfigError: it is no such log, or holds more, or what cannot be kept; nothing was
@@ -207,7 +214,13 @@ def import_llm(database: Database, path: str | os.PathLike[str], max_bytes: int)
         known = _imported_from_llm(connection)
     # The log may be long: nobody waits for the lock on our database while it is read.
     with closing(LlmLog(path, check_whole(max_bytes, "max_bytes", least=1))) as log:
-        read = [_prepared(log.conversation(key)) for key in log.ids() if key not in known]
+        keys = log.ids()
+        read = []
+        for done, key in enumerate(keys):
+            if progress is not None:
+                progress(done, len(keys))
+            if key not in known:
+                read.append(_prepared(log.conversation(key)))
     if log.odd_times or log.odd_parts:
         logger.warning(
             "%s: %d times could not be read, and are their neighbours'; %d parts are of a kind that"
@@ -232,6 +245,8 @@ def import_llm(database: Database, path: str | os.PathLike[str], max_bytes: int)
             written = by_id(connection, context_id)
             assert written is not None  # noqa: S101 - made in this transaction
             made.append(written)
+        if progress is not None:
+            progress(len(keys), len(keys))
     return made
 
 
