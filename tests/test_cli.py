@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,8 +16,9 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextwindow import ContextReader, ContextWindow, Record
+from contextwindow import ContextReader, ContextWindow, Record, Store
 from contextwindow.cli import main
+from contextwindow.cli.talk import COMMANDS
 from contextwindow.cli.terminal import harmless
 from contextwindow.testing import FakeProvider, FakeReply, ScriptedModel, ScriptedReply
 
@@ -128,28 +130,48 @@ def test_tail_shows_each_character_of_a_growing_reply_once(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "said", "status"),
     [
-        (["contexts", "/nowhere/x.db"], "/nowhere"),
-        (["show", "DB", "bob"], "'bob'"),
-        (["tail", "DB", "bob"], "'bob'"),
-        (["explain", "DB", "4711"], "no call 4711"),
-        (["explain", "DB", "0"], "whole number of 1"),
-        (["explain", "DB", str(1 << 70)], "whole number"),
-        (["explain", "/nowhere/x.db", "1"], "/nowhere"),
-        (["chat", "-m", "gpt-5", "DB"], "gpt-5"),
-        (["chat", "-m", "nobody:x", "DB"], "nobody"),
-        (["chat", "-m", "openai:x", "DB"], "OPENAI_API_KEY"),
+        (["contexts", "/nowhere/x.db"], "/nowhere", 3),
+        (["show", "DB", "bob"], "'bob'", 3),
+        (["tail", "DB", "bob"], "'bob'", 3),
+        (["fork", "DB", "bob", "carol"], "'bob'", 3),
+        (["compact", "DB", "bob"], "'bob'", 3),
+        (["delete", "DB", "bob", "--yes"], "'bob'", 3),
+        (["export", "DB", "bob"], "'bob'", 3),
+        (["resume", "DB", "bob"], "'bob'", 3),
+        (["search", "DB", "word", "-c", "bob"], "'bob'", 3),
+        (["stats", "DB", "bob"], "'bob'", 3),
+        (["stats", "DB", "bob", "--by", "day"], "'bob'", 3),
+        (["explain", "DB", "4711"], "no call 4711", 3),
+        (["explain", "DB", "0"], "whole number of 1", 1),
+        (["explain", "DB", str(1 << 70)], "whole number", 1),
+        (["explain", "/nowhere/x.db", "1"], "/nowhere", 3),
+        (["migrate", "/nowhere/x.db"], "/nowhere", 3),
+        (["fork", "DB", "alice", "alice"], "alice", 1),
+        (["search", "DB", " "], "query", 1),
+        (["chat", "-m", "gpt-5", "DB"], "gpt-5", 1),
+        (["chat", "-m", "nobody:x", "DB"], "nobody", 1),
+        (["chat", "-m", "openai:x", "DB"], "OPENAI_API_KEY", 1),
+        (["resume", "DB", "alice", "-m", "openai:x"], "OPENAI_API_KEY", 1),
+        (["export", "DB", "alice", "-o", "/nowhere/x"], "/nowhere", 1),
     ],
 )
-def test_an_error_is_one_line_and_status_1(
-    arguments: list[str], said: str, database: str, monkeypatch: pytest.MonkeyPatch
+def test_an_error_is_one_line_and_a_status_that_tells_its_kind(
+    arguments: list[str],
+    said: str,
+    status: int,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     result = run(*[database if one == "DB" else one for one in arguments])
-    assert result.exit_code == 1
-    assert result.output.count("\n") == 1
-    assert said in result.output
+    assert result.exit_code == status, result.output
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert said in result.stderr
+    with Store(database, read_only=True) as store:
+        assert [one.name for one in store.list_contexts()] == ["alice"]
 
 
 def test_a_wrong_call_is_status_2() -> None:
@@ -199,10 +221,18 @@ def test_escapes_and_bidi_marks_are_shown(tmp_path: Path) -> None:
 def test_every_command_and_option_is_in_the_documents() -> None:
     page = (ROOT / "docs" / "cli.md").read_text("utf-8")
     for name, command in main.commands.items():
-        assert f"`contextwindow {name}" in page
+        (line,) = re.findall(rf"^(?:\| )?`contextwindow {name}\b.*", page, re.MULTILINE)
         for option in command.params:
             if option.opts[0].startswith("-") and not getattr(option, "hidden", False):
-                assert any(one in page for one in option.opts), f"{name} {option.opts}"
+                assert any(one in line for one in option.opts), f"{name} {option.opts}"
+
+
+def test_every_command_of_a_conversation_is_in_the_documents_and_the_help() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    told = run("chat", "--help").output
+    for command in COMMANDS:
+        assert f"`{command}`" in page
+        assert command.split()[0] in told or command == "/help"
 
 
 def test_the_demo_kills_a_process_and_resumes_its_reply(tmp_path: Path) -> None:

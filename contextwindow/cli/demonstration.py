@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from contextwindow import ContextWindow, OpenAIResponsesModel
-from contextwindow.cli.look import print_record
+from contextwindow.cli.show import print_record
 from contextwindow.cli.terminal import harmless
 
 CONTEXT = "demo"

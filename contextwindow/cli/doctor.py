@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import click
 
 from contextwindow import ContextWindowError, Examination, Store, Turn
-from contextwindow.cli.terminal import harmless
+from contextwindow.cli.bar import bar
+from contextwindow.cli.opened import is_missing, migrated
+from contextwindow.cli.terminal import harmless, one_line
 
 SOUND, PROBLEMS, CLOSED = range(3)
 """Exit status: nothing was wrong, something was, it could not be opened."""
@@ -22,28 +23,26 @@ def run(database: str, *, check: bool, as_json: bool) -> int:
         check: change nothing.
     """
     try:
-        if _is_missing(database):
+        if is_missing(database):
             raise click.ClickException(f"{database}: does not exist")
-        store = Store(database, read_only=check)
+        with bar("copying before the migration", lazy=True) as progress:
+            store = Store(database, read_only=check, progress=progress)
     except (ContextWindowError, click.ClickException) as error:
         if as_json:
             click.echo(json.dumps({"database": database, "error": str(error)}))
         else:
-            click.echo(f"contextwindow: {harmless(str(error))}", err=True)
+            click.echo(f"contextwindow: {one_line(str(error))}", err=True)
         return CLOSED
     with store:
-        found = store.examine(mend=not check)
+        if store.migration is not None:
+            click.echo(f"contextwindow: {migrated(store)}", err=True)
+        with bar("looking") as progress:
+            found = store.examine(mend=not check, progress=progress)
     if as_json:
         click.echo(json.dumps(_as_json(found)))
     else:
         _print(found)
     return SOUND if found.sound else PROBLEMS
-
-
-def _is_missing(database: str) -> bool:
-    """Whether there is no such file: opening would make it."""
-    path = database.removeprefix("sqlite:///")
-    return "://" not in path and not os.path.lexists(path)
 
 
 def _print(found: Examination) -> None:

@@ -19,6 +19,11 @@ def harmless(text: str) -> str:
     return "".join(one if one.isprintable() or one in _KEPT else _shown(one) for one in text)
 
 
+def one_line(text: str) -> str:
+    """*text* made harmless, on one line."""
+    return harmless(" ".join(text.split()))
+
+
 def _shown(one: str) -> str:
     code = ord(one)
     if one in _HARMLESS:

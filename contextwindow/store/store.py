@@ -45,6 +45,7 @@ from contextwindow.store.files import copies, logger
 from contextwindow.store.leases import DIED
 from contextwindow.store.ledger import TurnLedger
 from contextwindow.store.notices import announce
+from contextwindow.store.schema import REVISION
 from contextwindow.store.spending import price_dead
 from contextwindow.store.values import time_text
 from contextwindow.store.wakeups import Wakeups
@@ -130,6 +131,11 @@ class Store:
     def dialect(self) -> str:
         """``"sqlite"`` or ``"postgresql"``."""
         return self._database.dialect
+
+    @property
+    def revision(self) -> str:
+        """Of the schema: the newest, which opening sees to."""
+        return REVISION
 
     @property
     def migration(self) -> Migration | None:
