@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import Final
 
@@ -78,6 +79,7 @@ class _Plain:
         self._file.flush()
 
     def add(self, text: str) -> None:
+        """Write what has arrived."""
         self._file.write(harmless(text))
         self._file.flush()
 
@@ -96,10 +98,17 @@ class _Growing:
         self._out = out
         self._tail = ""
         self._begun = self._ended = False
-        self._live = Live(self, console=out, refresh_per_second=_LOOKS_A_SECOND, transient=True)
+        self._live = Live(self, console=out, auto_refresh=False, transient=True)
+        # rich's own thread draws between the two halves of a print, and lines are left behind.
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._painter = threading.Thread(
+            target=self._paint, name="contextwindow-reply", daemon=True
+        )
 
     def __enter__(self) -> _Growing:
-        self._live.start()
+        self._live.start(refresh=True)
+        self._painter.start()
         return self
 
     def __exit__(
@@ -108,21 +117,25 @@ class _Growing:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._over.set()
+        self._painter.join()
         tail, self._tail = self._tail, ""
         self._ended = True
         self._live.stop()
         self._print(tail)
 
     def add(self, text: str) -> None:
-        self._tail += text
-        if "\n" in text:
-            whole = split(self._tail)
-            if whole:
+        """Take what has arrived; it is drawn soon."""
+        with self._lock:
+            self._tail += text
+            if "\n" in text and (whole := split(self._tail)):
                 done, self._tail = self._tail[:whole], self._tail[whole:]
                 self._print(done)
 
     def note(self, text: str) -> None:
-        self._out.print(Text(f"[{text}]", "quiet"))
+        """Say something beside the reply."""
+        with self._lock:
+            self._out.print(Text(f"[{text}]", "quiet"))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The last lines of the block that is not whole yet."""
@@ -136,6 +149,11 @@ class _Growing:
         for line in console.render_lines(SafeMarkdown(self._tail), options, pad=False)[-room:]:
             yield from line
             yield Segment.line()
+
+    def _paint(self) -> None:
+        while not self._over.wait(1 / _LOOKS_A_SECOND):
+            with self._lock:
+                self._live.refresh()
 
     def _print(self, text: str) -> None:
         if not text.strip():
