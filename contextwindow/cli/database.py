@@ -24,6 +24,9 @@ class DatabaseCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the database in front of *args* where it stands elsewhere."""
+        if ctx.resilient_parsing and args and args[-1].startswith("-"):
+            # An option whose value is being completed; without it nothing would be read.
+            args = args[:-1]
         options, left, _ = self.make_parser(ctx).parse_args(list(args))
         named = options.get("db")
         if isinstance(named, str):

@@ -65,7 +65,12 @@ class Group(click.Group):
         except KeyboardInterrupt:
             click.echo(err=True)
             sys.exit(STOPPED)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.Abort as error:
+            if isinstance(error.__context__, KeyboardInterrupt):
+                click.echo(err=True)
+                sys.exit(STOPPED)
+            _end("as you wish: nothing was done", FAILED)
+        except (click.ClickException, click.exceptions.Exit):
             raise
         except Exception as error:
             if sys.flags.dev_mode:

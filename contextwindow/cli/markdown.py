@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final
 
 from markdown_it import MarkdownIt
@@ -63,7 +63,7 @@ class SafeMarkdown:
         lines = console.render_lines(self._inner, options.update(height=None), pad=False)
         shown = [at for at, line in enumerate(lines) if any(one.text.strip() for one in line)]
         for line in lines[shown[0] : shown[-1] + 1] if shown else []:
-            yield from line
+            yield from _stripped(line)
             yield Segment.line()
 
 
@@ -80,6 +80,16 @@ def split(text: str) -> int:
     ]
     last = starts[-1] if starts else 0
     return sum(len(line) + 1 for line in lines[:last])
+
+
+def _stripped(line: Sequence[Segment]) -> list[Segment]:
+    """*line* without the spaces that fill it up, which whoever copies it does not want."""
+    kept = list(line)
+    while kept and not kept[-1].text.strip():
+        kept.pop()
+    if kept:
+        kept[-1] = Segment(kept[-1].text.rstrip(), kept[-1].style)
+    return kept
 
 
 def _make_harmless(tokens: Iterable[Token]) -> None:
