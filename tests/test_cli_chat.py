@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +16,7 @@ from support import file as file
 
 from contextwindow import ConfigError, ContextWindow, Store
 from contextwindow.cli.lines import read_prompt
+from contextwindow.cli.stopping import once
 from contextwindow.cli.styles import console
 from contextwindow.cli.talk import Talk
 from contextwindow.testing import FakeProvider, FakeReply, ScriptedModel, ScriptedReply
@@ -206,3 +209,23 @@ def test_a_model_that_cannot_be_used_leaves_the_one_that_can(told: Told) -> None
     with pytest.raises(ConfigError):
         told.talk._switch("openai-chat:")
     assert "reply 1" in told.take("still there?")
+
+
+def test_a_second_ctrl_c_does_not_disturb_what_the_first_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    before = signal.getsignal(signal.SIGINT)
+    done = []
+    with once():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+            done.append("written")
+        now = 110.0
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert done == ["written"]
+    assert signal.getsignal(signal.SIGINT) is before

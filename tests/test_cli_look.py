@@ -11,6 +11,7 @@ from cli_runs import documented, fine, rows, run, talk
 from support import file as file
 
 from contextwindow import Attachment, ContextWindow, Prices, Store
+from contextwindow.cli.figures import money
 from contextwindow.testing import ScriptedModel
 
 HOSTILE = "\x1b]52;c;ZXZpbA==\x07 needle [red]x[/red] \u202e"
@@ -81,6 +82,21 @@ def test_usage_of_one_context_is_told_as_that_of_all(by: str, database: str) -> 
     assert of_all == of_one
     assert set(of_one) <= documented("stats") | documented("stats --by")
     assert "calls" in fine("stats", database, "--by", by)
+
+
+@pytest.mark.parametrize(
+    ("dollars", "shown"),
+    [
+        ("0", "$0.00"),
+        ("0.000000123456", "$0.000000123"),
+        ("0.0312", "$0.0312"),
+        ("0.5", "$0.5"),
+        ("0.9999", "$1.00"),
+        ("1234.567", "$1,234.57"),
+    ],
+)
+def test_small_and_large_costs_are_told(dollars: str, shown: str) -> None:
+    assert money(Decimal(dollars)) == shown
 
 
 def test_usage_of_nothing_is_no_row(file: str) -> None:

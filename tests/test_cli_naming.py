@@ -173,6 +173,7 @@ def test_names_of_contexts_complete_from_the_database(file: str) -> None:
     assert completed("fork", file, "b") == ["bob"]
     assert completed("chat", file, "-c", "b") == ["bob"]
     assert completed("stats", "b", CONTEXTWINDOW_DB=file) == ["bob"]
+    assert completed("show", file, "b", CONTEXTWINDOW_DB="other.db") == ["bob"]
     assert completed("sea") == ["search"]
 
 

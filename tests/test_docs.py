@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -83,3 +84,21 @@ def test_links_between_the_documents_lead_somewhere() -> None:
 def test_the_version_is_the_packages() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["version"] == contextwindow.__version__
+
+
+def test_the_picture_of_the_chat_is_what_its_script_draws() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "images" / "make.py"))
+    drawn = script["draw_chat"]()
+    kept = (ROOT / "docs" / "images" / "chat.svg").read_text("utf-8")
+
+    # The times of the records, and what rich may draw otherwise one day.
+    def told(svg: str) -> list[str]:
+        texts = re.findall(r"<text [^>]*>([^<]*)</text>", svg)
+        words = [one.replace("&#160;", " ").strip() for one in texts]
+        return [one for one in words if one and not re.search(r"\d\d:\d\d:\d\d", one)]
+
+    assert told(drawn) == told(kept)
+    assert set(re.findall(r"https?://[^\"'\s<]+", kept)) <= {
+        "http://www.w3.org/2000/svg",
+        "https://www.textualize.io",
+    }

@@ -34,6 +34,10 @@ class DatabaseCommand(click.Command):
         taken = [one.name for one in self.params if isinstance(one, click.Argument)]
         given = sum(isinstance(options.get(name or ""), str) for name in taken) + len(left)
         ambient = os.environ.get(VARIABLE)
+        first = options.get("database")
+        if ctx.resilient_parsing and isinstance(first, str) and os.path.isfile(first):
+            # Not all is typed yet: a file is more likely the database than a context.
+            ambient = None
         if ambient and given < len(taken):
             return super().parse_args(ctx, [ambient, *args])
         return super().parse_args(ctx, args)

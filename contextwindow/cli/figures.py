@@ -49,8 +49,9 @@ def money(dollars: Decimal | None) -> str:
     """*dollars* for people; a price that is not known is none."""
     if dollars is None:
         return "cost unknown"
-    shown = f"{dollars:,.2f}" if dollars >= 1 or not dollars else f"{dollars:.6f}".rstrip("0")
-    return f"${shown}"
+    if not dollars or dollars >= 1:
+        return f"${dollars:,.2f}"
+    return f"${Decimal(f'{dollars:.3g}'):f}"
 
 
 def _overview(store: Store) -> dict[str, Any]:
@@ -140,12 +141,14 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         click.echo("contextwindow: no call has ended yet", err=True)
         return
     names = [name for name in rows[0] if name not in ("context_id", *_TOKENS[2:])]
-    table = Table(box=None)
+    table = Table(box=None, pad_edge=False)
     for name in names:
-        figure = not isinstance(rows[0][name], str)
-        table.add_column(
-            Text(name.replace("_", " ")), justify="right" if figure else "left", no_wrap=figure
-        )
+        # Eighty columns have room for the figures and one name.
+        heading = Text(name.replace("_tokens", "").replace("_calls", ""))
+        if isinstance(rows[0][name], str):
+            table.add_column(heading, overflow="fold", min_width=10)
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(_shown(name, row[name])) for name in names))
     console().print(table)
@@ -153,8 +156,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 def _shown(name: str, value: object) -> str:
     if name == "cost":
-        assert value is None or isinstance(value, Decimal)  # noqa: S101 - as the store has it
-        return money(value)
+        return money(value) if isinstance(value, Decimal) else "unknown"
     if isinstance(value, int):
         return f"{value:,}"
     return "never" if value is None else one_line(str(value))

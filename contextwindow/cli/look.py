@@ -27,7 +27,7 @@ def contexts(database: str, *, json_lines: bool) -> None:
         for stats in found:
             click.echo(json.dumps(_stats(stats)))
         return
-    table = Table("context", "records", "live", "tokens", "last activity", box=None)
+    table = Table("context", "records", "live", "tokens", "last activity", box=None, pad_edge=False)
     for column in table.columns[1:4]:
         column.justify = "right"
     for column in table.columns[1:]:

@@ -9,6 +9,7 @@ from contextwindow.cli import models
 from contextwindow.cli.group import FAILED, Failed
 from contextwindow.cli.growing import show_stream
 from contextwindow.cli.opened import known, writing
+from contextwindow.cli.stopping import once
 from contextwindow.cli.styles import console
 from contextwindow.cli.terminal import harmless
 
@@ -28,7 +29,8 @@ def run(database: str, context: str, *, model: str | None, base_url: str | None)
                 if out.is_terminal:
                     end = harmless(turns[-1].partial_text[-60:])
                     click.echo(click.style(f"…{end}", dim=True))
-                show_stream(window.resume_streaming(turns[-1].id), out)
+                with once():
+                    show_stream(window.resume_streaming(turns[-1].id), out)
         finally:
             if isinstance(chosen, Model):
                 chosen.close()

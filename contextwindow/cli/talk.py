@@ -29,6 +29,7 @@ from contextwindow.cli.lines import read_prompt
 from contextwindow.cli.markdown import SafeMarkdown
 from contextwindow.cli.opened import writing
 from contextwindow.cli.show import attached, heading
+from contextwindow.cli.stopping import once
 from contextwindow.cli.styles import console, is_live
 from contextwindow.cli.terminal import harmless, one_line
 
@@ -167,16 +168,17 @@ class Talk:
 
     def _answer(self, ask: Callable[[], Stream]) -> None:
         """Show a reply; Ctrl-C ends it, and what was shown of it stays."""
-        try:
-            show_stream(ask(), self._out)
-            self.status = 0
-        except KeyboardInterrupt:
-            self._say("stopped; what was shown is kept")
-        except ContextWindowError as error:
-            self.status = status_of(error)
-            complain(str(error))
-            if is_live(self._out) and self._window.interrupted():
-                self._say("/resume goes on with it")
+        with once():
+            try:
+                show_stream(ask(), self._out)
+                self.status = 0
+            except KeyboardInterrupt:
+                self._say("stopped; what was shown is kept")
+            except ContextWindowError as error:
+                self.status = status_of(error)
+                complain(str(error))
+                if is_live(self._out) and self._window.interrupted():
+                    self._say("/resume goes on with it")
         if is_live(self._out):
             self._out.print()
 
