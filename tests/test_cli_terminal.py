@@ -82,16 +82,28 @@ class Terminal:
             pass
         return self._process.returncode
 
-    def interrupted(self) -> int:
-        """Its exit status once Ctrl-C was pressed.
+    def interrupt(self, wanted: str) -> None:
+        """Press Ctrl-C until *wanted* is written.
 
         Again and again: Python hears of one that comes just before it waits for a line when that
         line is there.
         """
-        for _ in range(60):
+        before = len(self.shown)
+        for _ in range(30):
+            self.type("\x03")
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                if wanted in self.shown[before:]:
+                    return
+                self._read(0.2)
+        raise AssertionError(f"no {wanted!r} in {self.shown[before:]!r}")
+
+    def interrupted(self) -> int:
+        """Its exit status once Ctrl-C was pressed, as often as it takes."""
+        for _ in range(30):
             self.type("\x03")
             with suppress(AssertionError):
-                return self.ended(seconds=1)
+                return self.ended(seconds=2)
         raise AssertionError(f"it goes on: {self.shown!r}")
 
     def kill(self) -> None:
@@ -143,13 +155,11 @@ def test_ctrl_c_stops_the_reply_and_not_the_program(file: str, provider: FakePro
         terminal.prompted()
         terminal.type("go\r")
         terminal.until("word5 ")
-        terminal.type("\x03")
-        terminal.until("stopped")
+        terminal.interrupt("stopped")
         terminal.prompted()
         terminal.type("half a line")
         terminal.until("half a line")
-        terminal.type("\x03")
-        terminal.until("ends")
+        terminal.interrupt("ends")
         terminal.prompted()
         provider.default = FakeReply("**Whole** this time.")
         terminal.type("again\\\r")
