@@ -78,7 +78,9 @@ if TYPE_CHECKING:
     from contextwindow.records import (
         Attachment,
         Call,
+        CallSize,
         Context,
+        ContextPage,
         ContextStats,
         Migration,
         Record,
@@ -124,6 +126,7 @@ __all__ = [
     "AuthenticationFailed",
     "Call",
     "CallArguments",
+    "CallSize",
     "CallStart",
     "CallbackExpired",
     "CallbackSink",
@@ -138,6 +141,7 @@ __all__ = [
     "Context",
     "ContextLengthExceeded",
     "ContextNotFound",
+    "ContextPage",
     "ContextReader",
     "ContextStats",
     "ContextWindow",
@@ -242,8 +246,8 @@ _MODULES = {
     "reader": "ContextReader",
     "recalling": "recall",
     "records": (
-        "Attachment Call Context ContextStats Migration Record RecordType Reply SearchResult "
-        "TokenUsage ToolCall Turn Usage"
+        "Attachment Call CallSize Context ContextPage ContextStats Migration Record RecordType "
+        "Reply SearchResult TokenUsage ToolCall Turn Usage"
     ),
     "store.examination": "Examination Problem",
     "store.explaining": "Explanation",

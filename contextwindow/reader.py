@@ -12,8 +12,10 @@ from contextwindow.chunks import StreamChunk
 from contextwindow.errors import ConfigError, ContextNotFound
 from contextwindow.followers import follow
 from contextwindow.messages import MessageFormat
+from contextwindow.models import catalog
 from contextwindow.records import (
     Call,
+    CallSize,
     Context,
     ContextStats,
     Record,
@@ -26,6 +28,7 @@ from contextwindow.store import (
     compacting,
     conversations,
     explaining,
+    paging,
     reading,
     search,
     transfer,
@@ -80,19 +83,31 @@ class ContextReader:
         with self._store.database.read() as connection:
             return reading.live_records(connection, self._current()[0])
 
-    def records(self, after: int | None = None, limit: int | None = None) -> list[Record]:
+    def records(
+        self,
+        after: int | None = None,
+        limit: int | None = None,
+        *,
+        before: int | None = None,
+        last: int | None = None,
+    ) -> list[Record]:
         """All records in order, live or not.
 
         Args:
             after: id of the record behind which to begin.
-            limit: how many at the most.
+            limit: how many at the most, from the beginning.
+            before: id of the record in front of which to end.
+            last: how many at the most, from the end.
 
         Raises:
-            ConfigError: *after* is no record of this context, or *limit* is below 0.
+            ConfigError: *after* or *before* is no record of this context, *limit* or *last* is
+                below 0, or both are given.
             RecordCorrupt: a record was damaged on the disk; the error names it.
         """
         with self._store.database.read() as connection:
-            return reading.page(connection, self._current()[0], after, limit)
+            return reading.page(
+                connection, self._current()[0], after, limit, before=before, last=last
+            )
 
     def around(self, record_id: int, *, before: int = 1, after: int = 1) -> list[Record]:
         """A record and its neighbours in order, live or not; a damaged neighbour is left out.
@@ -107,10 +122,28 @@ class ContextReader:
         with self._store.database.read() as connection:
             return reading.around(connection, self._current()[0], record_id, before, after)
 
-    def turns(self) -> list[Turn]:
-        """The turns of the context, oldest first."""
+    def turns(self, *, last: int | None = None) -> list[Turn]:
+        """The turns of the context, oldest first.
+
+        Args:
+            last: only so many, the newest by the clocks of who began them.
+
+        Raises:
+            ConfigError: *last* is below 0.
+        """
         with self._store.database.read() as connection:
+            if last is not None:
+                return reading.newest_turns(connection, self._current()[0], last)
             return reading.turns_of(connection, self._current()[0])
+
+    def turn(self, turn_id: str) -> Turn:
+        """One turn.
+
+        Raises:
+            ConfigError: the context has no such turn.
+        """
+        with self._store.database.read() as connection:
+            return reading.turn_of(connection, self._current()[0], _named_turn(turn_id))
 
     def interrupted(self) -> list[Turn]:
         """Turns that were cut off and can be resumed; a dead one is settled first.
@@ -123,21 +156,62 @@ class ContextReader:
         turns = [one for one in self.turns() if not one.id.startswith(compacting.TURN_PREFIX)]
         return [turn for turn in turns[-1:] if turn.state == "interrupted"]
 
-    def calls(self, turn_id: str | None = None) -> list[Call]:
-        """Requests made to providers, oldest first; of one turn if *turn_id* is given."""
+    def calls(
+        self, turn_id: str | None = None, *, before: int | None = None, last: int | None = None
+    ) -> list[Call]:
+        """Requests made to providers, oldest first.
+
+        Args:
+            turn_id: only those of that turn.
+            before: id of the call in front of which to end; with *last*.
+            last: only so many, the newest.
+
+        Raises:
+            ConfigError: the context has no call *before*, *last* is below 0, *before* is given
+                without it, or *turn_id* with it.
+        """
         if turn_id is not None:
             check_turn_id(turn_id)
+        if (turn_id is not None and last is not None) or (before is not None and last is None):
+            raise ConfigError("calls takes turn_id, or last, or last and before")
         with self._store.database.read() as connection:
+            if last is not None:
+                return paging.newest_calls(connection, self._current()[0], last, before)
             return reading.calls_of(connection, self._current()[0], turn_id)
 
-    def manifest(self, call_id: int) -> list[Record]:
-        """The records that a call sent, in its order.
+    def call(self, call_id: int) -> Call:
+        """One request made to a provider.
 
         Raises:
             ConfigError: the context has no such call.
         """
         with self._store.database.read() as connection:
-            return reading.manifest(connection, self._current()[0], call_id)
+            return reading.call(connection, self._current()[0], call_id)
+
+    def call_sizes(self, *, last: int = 100) -> list[CallSize]:
+        """How full the window was at each of the newest *last* calls, oldest first.
+
+        Raises:
+            ConfigError: *last* is below 0.
+        """
+        with self._store.database.read() as connection:
+            found = paging.call_sizes(connection, self._current()[0], last)
+        models = {(one.provider, one.model) for one in found}
+        limits = {model: catalog.context_limit(*model) for model in models}
+        return [replace(one, max_tokens=limits[one.provider, one.model]) for one in found]
+
+    def manifest(self, call_id: int, *, skip: int = 0, limit: int | None = None) -> list[Record]:
+        """The records that a call sent, in its order.
+
+        Args:
+            skip: leave out so many of the first.
+            limit: how many at the most.
+
+        Raises:
+            ConfigError: the context has no such call, or *skip* or *limit* is below 0.
+        """
+        with self._store.database.read() as connection:
+            return reading.manifest(connection, self._current()[0], call_id, skip, limit)
 
     def explain(self, call_id: int) -> list[Explanation]:
         """Why each record was part of a call or not; see ``ContextWindow.explain``."""
@@ -303,6 +377,12 @@ class ContextReader:
         """The context called *name*, or the current one."""
         chosen = self._current()[1] if name is None else name
         return conversations.known(self._store.database, chosen)
+
+
+def _named_turn(turn_id: object) -> str:
+    if turn_id is None:
+        raise ConfigError("turn_id must be the id of a turn, not None")
+    return check_turn_id(turn_id)
 
 
 def check_turn_id(turn_id: object) -> str:

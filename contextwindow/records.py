@@ -258,6 +258,21 @@ class ContextStats:
     unpriced_calls: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextPage:
+    """Some of the contexts of a database, the last used first.
+
+    Attributes:
+        contexts: their figures.
+        states: by ``context_id``, the state of the newest turn of each that has one.
+        next: what ``Store.page_contexts`` takes as *after* for the page behind; None on the last.
+    """
+
+    contexts: list[ContextStats] = field(default_factory=list)
+    states: dict[str, TurnState] = field(default_factory=dict)
+    next: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """A record in which something was found.
@@ -410,3 +425,23 @@ class Call:
     error: str | None = None
     manifest: list[int] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSize:
+    """How full the window was when a call was made.
+
+    Attributes:
+        tokens: of the records that were sent, by kind, counted offline.
+        input_tokens: what the provider has counted, or None as long as it has not.
+        max_tokens: what the model takes; None when that is not known.
+    """
+
+    call_id: int
+    turn_id: str
+    provider: str
+    model: str
+    started: datetime
+    tokens: dict[RecordType, int] = field(default_factory=dict)
+    input_tokens: int | None = None
+    max_tokens: int | None = None

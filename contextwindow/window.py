@@ -35,6 +35,7 @@ from contextwindow.reader import ContextReader, check_turn_id
 from contextwindow.records import (
     Attachment,
     Call,
+    CallSize,
     Context,
     ContextStats,
     Record,
@@ -366,9 +367,25 @@ class ContextWindow:
         """What is sent to the model, in order."""
         return self._reader.live_records()
 
-    def records(self, after: int | None = None, limit: int | None = None) -> list[Record]:
-        """All records in order, from behind the record *after*, *limit* at the most."""
-        return self._reader.records(after, limit)
+    def records(
+        self,
+        after: int | None = None,
+        limit: int | None = None,
+        *,
+        before: int | None = None,
+        last: int | None = None,
+    ) -> list[Record]:
+        """All records in order, live or not, between the records *after* and *before*.
+
+        Args:
+            limit: how many at the most, from the beginning.
+            last: how many at the most, from the end.
+
+        Raises:
+            ConfigError: *after* or *before* is no record of this context, *limit* or *last* is
+                below 0, or both are given.
+        """
+        return self._reader.records(after, limit, before=before, last=last)
 
     def search(self, query: str, limit: int = 20, *, raw: bool = False) -> list[SearchResult]:
         """Records of the context, live or not, in which every word of *query* occurs.
@@ -389,17 +406,40 @@ class ContextWindow:
         """
         return self._reader.search(query, limit, raw=raw)
 
-    def turns(self) -> list[Turn]:
-        """The turns of the context, oldest first."""
-        return self._reader.turns()
+    def turns(self, *, last: int | None = None) -> list[Turn]:
+        """The turns of the context, oldest first; only the newest *last* if it is given."""
+        return self._reader.turns(last=last)
 
-    def calls(self, turn_id: str | None = None) -> list[Call]:
-        """Requests made to providers, oldest first; of one turn if *turn_id* is given."""
-        return self._reader.calls(turn_id)
+    def turn(self, turn_id: str) -> Turn:
+        """One turn; a ``ConfigError`` where the context has no such turn."""
+        return self._reader.turn(turn_id)
 
-    def manifest(self, call_id: int) -> list[Record]:
-        """The records that a call sent, in its order."""
-        return self._reader.manifest(call_id)
+    def calls(
+        self, turn_id: str | None = None, *, before: int | None = None, last: int | None = None
+    ) -> list[Call]:
+        """Requests made to providers, oldest first.
+
+        Args:
+            turn_id: only those of that turn.
+            before: id of the call in front of which to end; with *last*.
+            last: only so many, the newest.
+
+        Raises:
+            ConfigError: the context has no call *before*, or the arguments do not go together.
+        """
+        return self._reader.calls(turn_id, before=before, last=last)
+
+    def call(self, call_id: int) -> Call:
+        """One request; a ``ConfigError`` where the context has no such call."""
+        return self._reader.call(call_id)
+
+    def call_sizes(self, *, last: int = 100) -> list[CallSize]:
+        """How full the window was at each of the newest *last* calls, oldest first."""
+        return self._reader.call_sizes(last=last)
+
+    def manifest(self, call_id: int, *, skip: int = 0, limit: int | None = None) -> list[Record]:
+        """The records that a call sent, in its order; *limit* at the most, behind *skip*."""
+        return self._reader.manifest(call_id, skip=skip, limit=limit)
 
     def explain(self, call_id: int) -> list[Explanation]:
         """Why each record of the context was part of a call or not, as far as is known.

@@ -32,6 +32,7 @@ from contextwindow.reader import ContextReader, check_turn_id
 from contextwindow.records import (
     Attachment,
     Call,
+    CallSize,
     Context,
     ContextStats,
     Record,
@@ -327,25 +328,48 @@ class AsyncContextWindow:
         """What is sent to the model, in order."""
         return await self._run(lambda core: core.live_records())
 
-    async def records(self, after: int | None = None, limit: int | None = None) -> list[Record]:
-        """All records in order, from behind the record *after*, *limit* at the most."""
-        return await self._run(lambda core: core.records(after, limit))
+    async def records(
+        self,
+        after: int | None = None,
+        limit: int | None = None,
+        *,
+        before: int | None = None,
+        last: int | None = None,
+    ) -> list[Record]:
+        """All records in order, live or not; see ``ContextWindow.records``."""
+        return await self._run(lambda core: core.records(after, limit, before=before, last=last))
 
     async def search(self, query: str, limit: int = 20, *, raw: bool = False) -> list[SearchResult]:
         """As ``ContextWindow.search``."""
         return await self._run(lambda core: core.search(query, limit, raw=raw))
 
-    async def turns(self) -> list[Turn]:
-        """The turns of the context, oldest first."""
-        return await self._run(lambda core: core.turns())
+    async def turns(self, *, last: int | None = None) -> list[Turn]:
+        """The turns of the context, oldest first; only the newest *last* if it is given."""
+        return await self._run(lambda core: core.turns(last=last))
 
-    async def calls(self, turn_id: str | None = None) -> list[Call]:
-        """Requests made to providers, oldest first; of one turn if *turn_id* is given."""
-        return await self._run(lambda core: core.calls(turn_id))
+    async def turn(self, turn_id: str) -> Turn:
+        """One turn; see ``ContextWindow.turn``."""
+        return await self._run(lambda core: core.turn(turn_id))
 
-    async def manifest(self, call_id: int) -> list[Record]:
-        """The records that a call sent, in its order."""
-        return await self._run(lambda core: core.manifest(call_id))
+    async def calls(
+        self, turn_id: str | None = None, *, before: int | None = None, last: int | None = None
+    ) -> list[Call]:
+        """Requests made to providers, oldest first; see ``ContextWindow.calls``."""
+        return await self._run(lambda core: core.calls(turn_id, before=before, last=last))
+
+    async def call(self, call_id: int) -> Call:
+        """One request made to a provider; see ``ContextWindow.call``."""
+        return await self._run(lambda core: core.call(call_id))
+
+    async def call_sizes(self, *, last: int = 100) -> list[CallSize]:
+        """How full the window was at the newest *last* calls, oldest first."""
+        return await self._run(lambda core: core.call_sizes(last=last))
+
+    async def manifest(
+        self, call_id: int, *, skip: int = 0, limit: int | None = None
+    ) -> list[Record]:
+        """The records that a call sent, in its order; *limit* at the most, behind *skip*."""
+        return await self._run(lambda core: core.manifest(call_id, skip=skip, limit=limit))
 
     async def explain(self, call_id: int) -> list[Explanation]:
         """Why each record was part of a call or not; see ``ContextWindow.explain``."""

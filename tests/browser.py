@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import socket
 import subprocess
@@ -57,6 +58,25 @@ class Browser:
         found = self._call("POST", "element", using="css selector", value=selector)
         (element,) = found.values()
         self._call("POST", f"element/{element}/value", text=text)
+
+    def click(self, selector: str) -> None:
+        """Click the element, as a user does."""
+        found = self._call("POST", "element", using="css selector", value=selector)
+        (element,) = found.values()
+        self._call("POST", f"element/{element}/click")
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other, wherever the focus is."""
+        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self._call("POST", "actions", actions=[{"type": "key", "id": "keys", "actions": actions}])
+
+    def devtools(self, command: str, **params: Any) -> Any:
+        """Have Chromium's own protocol do something."""
+        return self._call("POST", "goog/cdp/execute", cmd=command, params=params)
+
+    def picture(self) -> bytes:
+        """What is to be seen, as PNG."""
+        return base64.b64decode(self._call("GET", "screenshot"))
 
     def until(self, script: str, holds: Callable[[Any], bool], seconds: float = 30.0) -> Any:
         """What a script returns once *holds* says so."""

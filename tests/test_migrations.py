@@ -86,6 +86,16 @@ def test_every_package_is_shipped() -> None:
     assert {".".join(folder.parts) for folder in folders} <= set(packages)
 
 
+def test_the_files_of_the_pages_are_shipped() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]
+    folder = ROOT / "contextwindow" / "web"
+    shipped = {path for pattern in data["contextwindow.web"] for path in folder.glob(pattern)}
+
+    assert {path for path in folder.rglob("*") if path.suffix in (".css", ".js", ".svg")} == shipped
+
+
 @pytest.mark.parametrize("revision", ["0001", "0002"])
 def test_an_older_database_on_postgresql_is_migrated_when_it_is_opened(
     postgresql: str, revision: str

@@ -18,6 +18,7 @@ from contextwindow.cli.database import (
     names,
 )
 from contextwindow.cli.group import Group
+from contextwindow.cli.inspect import inspect
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -333,3 +334,6 @@ def completion(shell: str) -> None:
     from contextwindow.cli import completing
 
     completing.script(main, shell)
+
+
+main.add_command(inspect)

@@ -37,14 +37,17 @@ _PAGE = Statement(
     sa.select(*RECORD_COLUMNS)
     .where(records.c.context_id == _bind("context_id"))
     .where(sa.tuple_(*_IN_ORDER) > sa.tuple_(_bind("position"), _bind("seq")))
+    .where(sa.tuple_(*_IN_ORDER) < sa.tuple_(_bind("end_position"), _bind("end_seq")))
     .order_by(*_IN_ORDER)
     .limit(_bind("limit"))
 )
 
-_BEFORE = Statement(
+# From the end of it.
+_PAGE_BACK = Statement(
     sa.select(*RECORD_COLUMNS)
     .where(records.c.context_id == _bind("context_id"))
-    .where(sa.tuple_(*_IN_ORDER) < sa.tuple_(_bind("position"), _bind("seq")))
+    .where(sa.tuple_(*_IN_ORDER) > sa.tuple_(_bind("position"), _bind("seq")))
+    .where(sa.tuple_(*_IN_ORDER) < sa.tuple_(_bind("end_position"), _bind("end_seq")))
     .order_by(*(column.desc() for column in _IN_ORDER))
     .limit(_bind("limit"))
 )
@@ -69,6 +72,25 @@ _IN_TIME = (
 
 _TURNS = Statement(
     sa.select(*TURN_COLUMNS).where(turns.c.context_id == _bind("context_id")).order_by(*_IN_TIME)
+)
+
+_NEWEST_TURNS = Statement(
+    sa.select(*TURN_COLUMNS)
+    .where(
+        turns.c.id.in_(
+            sa.select(turns.c.id)
+            .where(turns.c.context_id == _bind("context_id"))
+            .order_by(turns.c.started.desc(), turns.c.epoch.desc())
+            .limit(_bind("limit"))
+        )
+    )
+    .order_by(*_IN_TIME)
+)
+
+_TURN = Statement(
+    sa.select(*TURN_COLUMNS)
+    .where(turns.c.context_id == _bind("context_id"))
+    .where(turns.c.id == _bind("turn_id"))
 )
 
 _ALL_TURNS = Statement(sa.select(*TURN_COLUMNS).order_by(*_IN_TIME))
@@ -161,6 +183,13 @@ _SPENT_OF = Statement(
     .order_by(calls.c.id)
 )
 
+_SPENT_BY = Statement(
+    sa.select(*_SPENT)
+    .where(calls.c.turn_id == _bind("turn_id"))
+    .where(calls.c.input_tokens.is_not(None))
+    .order_by(calls.c.id)
+)
+
 _SPENT_IN = Statement(
     sa.select(*_SPENT)
     .join_from(calls, turns, calls.c.turn_id == turns.c.id)
@@ -208,23 +237,44 @@ def live_records(connection: Connection, context_id: str) -> list[Record]:
 
 
 def page(
-    connection: Connection, context_id: str, after: int | None, limit: int | None
+    connection: Connection,
+    context_id: str,
+    after: int | None = None,
+    limit: int | None = None,
+    *,
+    before: int | None = None,
+    last: int | None = None,
 ) -> list[Record]:
-    """Records in order, live or not, from behind the record *after*.
+    """Records in order, live or not, between the records *after* and *before*.
+
+    Args:
+        limit: how many at the most, from the beginning.
+        last: how many at the most, from the end.
 
     Raises:
-        ConfigError: *after* is no record of the context, or *limit* is below 0.
+        ConfigError: *after* or *before* is no record of the context, *limit* or *last* is below
+            0, or both are given.
     """
     if limit is not None:
         check_whole(limit, "limit")
-    place = (-1, -1) if after is None else _place(connection, context_id, after)
-    rows = _PAGE.all(
+    if last is not None:
+        check_whole(last, "last")
+        if limit is not None:
+            raise ConfigError("pass limit (from the beginning) or last (from the end), not both")
+    first = _place(connection, context_id, after) or (-1, -1)
+    end = _place(connection, context_id, before) or (_NO_LIMIT, _NO_LIMIT)
+    most = limit if last is None else last
+    rows = (_PAGE if last is None else _PAGE_BACK).all(
         connection,
         context_id=context_id,
-        position=place[0],
-        seq=place[1],
-        limit=_NO_LIMIT if limit is None else limit,
+        position=first[0],
+        seq=first[1],
+        end_position=end[0],
+        end_seq=end[1],
+        limit=_NO_LIMIT if most is None else most,
     )
+    if last is not None:
+        rows.reverse()
     return [to_record(connection, row) for row in rows]
 
 
@@ -237,10 +287,23 @@ def around(
         ConfigError: it is no record of the context, or a number is below 0.
         RecordCorrupt: it is damaged.
     """
-    position, seq = _place(connection, context_id, record_id)
-    place = {"context_id": context_id, "position": position, "seq": seq}
-    earlier = _BEFORE.all(connection, limit=check_whole(before, "before"), **place)
-    later = _PAGE.all(connection, limit=check_whole(after, "after"), **place)
+    position, seq = _place(connection, context_id, record_id) or (-1, -1)
+    earlier = _PAGE_BACK.all(
+        connection,
+        context_id=context_id,
+        position=-1,
+        seq=-1,
+        end_position=position,
+        end_seq=seq,
+        limit=check_whole(before, "before"),
+    )
+    later = _PAGE.all(
+        connection,
+        context_id=context_id,
+        position=position,
+        seq=seq,
+        limit=check_whole(after, "after"),
+    )
     row = _BY_ID.one(connection, record_id=record_id)
     assert row is not None  # noqa: S101 - it has a place
     return [
@@ -258,17 +321,21 @@ def _readable(connection: Connection, rows: list[tuple[Any, ...]]) -> list[Recor
     return found
 
 
-def _place(connection: Connection, context_id: str, record_id: int) -> tuple[int, int]:
-    """Where a record stands, as position and seq.
+def _place(
+    connection: Connection, context_id: str, record_id: int | None
+) -> tuple[Any, ...] | None:
+    """Where a record stands in the order of its context.
 
     Raises:
         ConfigError: it is no record of the context.
     """
+    if record_id is None:
+        return None
     check_id(record_id, "record")
     place = _PLACE.one(connection, context_id=context_id, record_id=record_id)
     if place is None:
         raise ConfigError(f"this context has no record {record_id!r}")
-    return place[0], place[1]
+    return place
 
 
 def turns_of(connection: Connection, context_id: str) -> list[Turn]:
@@ -276,6 +343,34 @@ def turns_of(connection: Connection, context_id: str) -> list[Turn]:
     spent = _by_turn(_SPENT_OF.all(connection, context_id=context_id))
     rows = _TURNS.all(connection, context_id=context_id)
     return [_turn(connection, row, spent.get(row[0])) for row in rows]
+
+
+def newest_turns(connection: Connection, context_id: str, last: int) -> list[Turn]:
+    """The newest *last* turns of a context, by the clocks of who began them, oldest first.
+
+    Raises:
+        ConfigError: *last* is below 0.
+    """
+    check_whole(last, "last")
+    rows = _NEWEST_TURNS.all(connection, context_id=context_id, limit=last)
+    return [_with_spent(connection, row) for row in rows]
+
+
+def turn_of(connection: Connection, context_id: str, turn_id: str) -> Turn:
+    """One turn of a context.
+
+    Raises:
+        ConfigError: the context has no such turn.
+    """
+    row = _TURN.one(connection, context_id=context_id, turn_id=turn_id)
+    if row is None:
+        raise ConfigError(f"this context has no turn {turn_id!r}")
+    return _with_spent(connection, row)
+
+
+def _with_spent(connection: Connection, row: tuple[Any, ...]) -> Turn:
+    spent = _by_turn(_SPENT_BY.all(connection, turn_id=row[0]))
+    return _turn(connection, row, spent.get(row[0]))
 
 
 def turns_in(connection: Connection, state: str | None) -> list[Turn]:
@@ -352,13 +447,21 @@ def any_call(connection: Connection, call_id: int) -> Call:
     return to_call(row)
 
 
-def manifest(connection: Connection, context_id: str, call_id: int) -> list[Record]:
+def manifest(
+    connection: Connection, context_id: str, call_id: int, skip: int = 0, limit: int | None = None
+) -> list[Record]:
     """The records that a call sent, in the order in which it sent them.
 
+    Args:
+        skip: leave out so many of the first.
+        limit: how many at the most.
+
     Raises:
-        ConfigError: the context has no such call.
+        ConfigError: the context has no such call, or *skip* or *limit* is below 0.
     """
-    sent = call(connection, context_id, call_id).manifest
+    check_whole(skip, "skip")
+    end = None if limit is None else skip + check_whole(limit, "limit")
+    sent = call(connection, context_id, call_id).manifest[skip:end]
     found = (_BY_ID.one(connection, record_id=number) for number in sent)
     return [to_record(connection, one) for one in found if one is not None]
 

@@ -22,6 +22,7 @@ from contextwindow.errors import (
 from contextwindow.records import (
     Call,
     Context,
+    ContextPage,
     ContextStats,
     Migration,
     Progress,
@@ -33,12 +34,13 @@ from contextwindow.store import (
     cancelling,
     conversations,
     leases,
+    paging,
     reading,
     search,
     transfer,
 )
 from contextwindow.store.checkpoints import Checkpointer
-from contextwindow.store.checks import check_flag, check_whole
+from contextwindow.store.checks import check_flag, check_text, check_whole
 from contextwindow.store.engine import Database
 from contextwindow.store.examination import Examination, examine
 from contextwindow.store.files import copies, logger
@@ -183,6 +185,35 @@ class Store:
                 return conversations.all_stats(connection)
             return conversations.stats(connection, name)[0]
 
+    def page_contexts(
+        self, *, after: str | None = None, limit: int = 50, name_contains: str | None = None
+    ) -> ContextPage:
+        """Some of the contexts, the last used first, with their figures.
+
+        Args:
+            after: the ``next`` of the page before; None begins with the context used last.
+            limit: how many at the most.
+            name_contains: only those whose name holds that text, capitals or not.
+
+        Raises:
+            ConfigError: *after* is no place, or *limit* is below 1.
+        """
+        with self._database.read() as connection:
+            return paging.context_page(connection, after, limit, name_contains)
+
+    def context_by_id(self, context_id: str) -> Context:
+        """The context of that id.
+
+        Raises:
+            ContextNotFound: there is none; nothing is created.
+        """
+        check_text(context_id, "context_id")
+        with self._database.read() as connection:
+            context = conversations.by_id(connection, context_id)
+        if context is None:
+            raise ContextNotFound(f"{self.location} has no context of the id {context_id!r:.60}")
+        return context
+
     def search(self, query: str, limit: int = 20, *, raw: bool = False) -> list[SearchResult]:
         """Records of all contexts in which every word of *query* occurs.
 
@@ -318,7 +349,13 @@ class Store:
         return gone
 
     def delete_context(self, name: str, *, secure: bool = False) -> None:
-        """Delete a context with everything in it; see ``ContextWindow.delete_context``."""
+        """Delete a context with everything in it; see ``ContextWindow.delete_context``.
+
+        Raises:
+            ContextNotFound: there is none of that name; nothing changes.
+            ConfigError: *secure* is not to be had on PostgreSQL; nothing was deleted.
+            StoreBusy: with *secure*: it is deleted, but its bytes are still there.
+        """
         self.delete(conversations.known(self._database, name).id, secure=secure)
 
     def delete(self, context_id: str, *, secure: bool = False) -> None:
