@@ -15,7 +15,9 @@ from support import contents
 from support import file as file
 
 from contextwindow import ConfigError, ContextWindow, Store
+from contextwindow.cli import growing
 from contextwindow.cli.lines import read_prompt
+from contextwindow.cli.markdown import split
 from contextwindow.cli.stopping import once
 from contextwindow.cli.styles import console
 from contextwindow.cli.talk import Talk
@@ -229,3 +231,22 @@ def test_a_second_ctrl_c_does_not_disturb_what_the_first_has_begun(
             signal.raise_signal(signal.SIGINT)
     assert done == ["written"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_block_that_grows_long_is_not_read_anew_with_each_line(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def counted(text: str) -> int:
+        read.append(len(text))
+        return split(text)
+
+    monkeypatch.setattr(growing, "split", counted)
+    items = [f"- item {number}\n" for number in range(2000)]
+    model = ScriptedModel([ScriptedReply([*items, "\n", "The end.\n"])])
+    with opened(file, terminal=True, model=model) as told:
+        shown = told.take("a list")
+    assert shown.count("item 1999") >= 1
+    assert shown.rstrip().endswith("The end.")
+    assert sum(read) < 20 * len("".join(items))

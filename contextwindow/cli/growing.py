@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import TracebackType
 from typing import Final
 
@@ -97,6 +98,7 @@ class _Growing:
     def __init__(self, out: Console) -> None:
         self._out = out
         self._tail = ""
+        self._look_at = 0
         self._begun = self._ended = False
         self._live = Live(self, console=out, auto_refresh=False, transient=True)
         # rich's own thread draws between the two halves of a print, and lines are left behind.
@@ -128,9 +130,13 @@ class _Growing:
         """Take what has arrived; it is drawn soon."""
         with self._lock:
             self._tail += text
-            if "\n" in text and (whole := split(self._tail)):
+            if "\n" not in text or len(self._tail) < self._look_at:
+                return
+            if whole := split(self._tail):
                 done, self._tail = self._tail[:whole], self._tail[whole:]
                 self._print(done)
+            # A list of a thousand items is one block, and would be read a thousand times.
+            self._look_at = len(self._tail) + len(self._tail) // 4
 
     def note(self, text: str) -> None:
         """Say something beside the reply."""
@@ -151,9 +157,13 @@ class _Growing:
             yield Segment.line()
 
     def _paint(self) -> None:
-        while not self._over.wait(1 / _LOOKS_A_SECOND):
+        pause = 1 / _LOOKS_A_SECOND
+        while not self._over.wait(pause):
+            began = time.perf_counter()
             with self._lock:
                 self._live.refresh()
+            # A long block takes long to draw, and holds up what arrives.
+            pause = max(1 / _LOOKS_A_SECOND, 5 * (time.perf_counter() - began))
 
     def _print(self, text: str) -> None:
         if not text.strip():
