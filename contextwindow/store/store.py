@@ -179,7 +179,10 @@ class Store:
 
         Raises:
             ContextNotFound: there is no context of that name.
+            ConfigError: no context can have that name.
         """
+        if name is not None:
+            check_text(name, "context name")
         with self._database.read() as connection:
             if name is None:
                 return conversations.all_stats(connection)
@@ -356,6 +359,7 @@ class Store:
             ConfigError: *secure* is not to be had on PostgreSQL; nothing was deleted.
             StoreBusy: with *secure*: it is deleted, but its bytes are still there.
         """
+        check_text(name, "context name")
         self.delete(conversations.known(self._database, name).id, secure=secure)
 
     def delete(self, context_id: str, *, secure: bool = False) -> None:
