@@ -313,13 +313,14 @@ def test_the_command_serves_says_where_and_ends_without_a_word(store: Store) -> 
                 assert next(lines).startswith("retry")
                 process.send_signal(signal.SIGINT)
                 assert process.wait(30) == 0
-                assert not [one for one in lines if one]
+                # A comment may still have been on its way, which keeps the connection open.
+                assert not [one for one in lines if one and not one.startswith(":")]
         assert process.stderr.read() == ""
 
 
 def test_the_command_refuses_what_it_cannot_serve(tmp_path: Path) -> None:
     missing = CliRunner().invoke(main, ["inspect", str(tmp_path / "none.db")])
-    assert missing.exit_code == 1
+    assert missing.exit_code == 3
     assert "does not exist" in missing.output
     assert not (tmp_path / "none.db").exists()
     ContextWindow(str(tmp_path / "x.db"), "a").close()

@@ -128,7 +128,7 @@ def context_page(
         if state is not None:
             states[row[0]] = state
     return ContextPage(
-        contexts=[to_stats(row) for row in shown],
+        contexts=[to_stats(row[: len(STATS_COLUMNS)]) for row in shown],
         states=states,
         next=f"{shown[-1][-1]}|{shown[-1][0]}" if len(rows) > limit else None,
     )
