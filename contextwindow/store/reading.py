@@ -302,6 +302,8 @@ def around(
         context_id=context_id,
         position=position,
         seq=seq,
+        end_position=_NO_LIMIT,
+        end_seq=_NO_LIMIT,
         limit=check_whole(after, "after"),
     )
     row = _BY_ID.one(connection, record_id=record_id)
