@@ -219,3 +219,69 @@ echo "${{COMPREPLY[@]}}"
         check=True,
     )
     assert done.stdout.strip() == "alice", done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_name_that_a_shell_would_obey_is_not_offered(tmp_path: Path, shell: str) -> None:
+    path = str(tmp_path / "x.db")
+    hostile = [
+        "x$(touch pwned)",
+        "x`touch pwned`",
+        "x;touch",
+        "x y",
+        "--yes",
+        "x*",
+        "x'",
+        'x"',
+        "x\\",
+    ]
+    with Store(path) as store:
+        for name in ("x-1", *hostile):
+            ContextWindow(store, name)
+    found = CliRunner().invoke(
+        main,
+        [],
+        prog_name="contextwindow",
+        env={
+            "_CONTEXTWINDOW_COMPLETE": f"{shell}_complete",
+            "COMP_WORDS": f"contextwindow show {path} x",
+            "COMP_CWORD": "3" if shell != "fish" else "x",
+        },
+    )
+    assert "x-1" in found.output
+    for name in hostile:
+        assert name not in found.output
+
+
+@pytest.mark.parametrize("scheme", ["", "sqlite:///", "sqlite+pysqlite:///"])
+def test_a_database_is_known_however_it_is_written(tmp_path: Path, scheme: str) -> None:
+    path = tmp_path / "x.db"
+    ContextWindow(path, "alice").close()
+    before = path.read_bytes()
+
+    result = run("export", f"{scheme}{path}", "alice", "-o", str(path), "--force")
+    assert (result.exit_code, "database itself" in result.output) == (1, True)
+    assert path.read_bytes() == before
+
+    for command in (["delete", "-y"], ["show"], ["doctor"], ["fork"]):
+        name, *options = command
+        arguments = {"doctor": [], "fork": ["alice", "bob"]}.get(name, ["alice"])
+        result = run(name, f"{scheme}{tmp_path}/none.db", *arguments, *options)
+        assert result.exit_code in (2, 3)
+        assert "does not exist" in result.output
+        assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql+psycopg://u:SECRETPW@127.0.0.1:1/x", "postgresql:/u:SECRETPW@h/x"]
+)
+def test_a_password_in_an_address_is_never_shown(url: str) -> None:
+    for arguments in (
+        ["doctor", url, "--json"],
+        ["doctor", url],
+        ["show", url, "a"],
+        ["contexts", url],
+    ):
+        result = run(*arguments)
+        assert result.exit_code != 0
+        assert "SECRETPW" not in result.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -12,6 +13,9 @@ import click.shell_completion
 VARIABLE: Final = "CONTEXTWINDOW_DB"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+_HARMLESS = re.compile(r"[\w@%+=:,./][\w@%+=:,./-]*")
 
 
 class DatabaseCommand(click.Command):
@@ -75,8 +79,8 @@ def names(
     return [
         click.shell_completion.CompletionItem(name)
         for name in opened.names(database)
-        # A shell would act on what cannot be printed.
-        if name.startswith(incomplete) and name.isprintable()
+        # bash puts a name on its line as it is, and would do what is written in it.
+        if name.startswith(incomplete) and _HARMLESS.fullmatch(name)
     ]
 
 

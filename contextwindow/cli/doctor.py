@@ -9,7 +9,7 @@ import click
 
 from contextwindow import ContextWindowError, Examination, Store, Turn
 from contextwindow.cli.bar import bar
-from contextwindow.cli.opened import is_missing, migrated
+from contextwindow.cli.opened import is_missing, migrated, without_password
 from contextwindow.cli.terminal import harmless, one_line
 
 SOUND, PROBLEMS, CLOSED = range(3)
@@ -24,12 +24,12 @@ def run(database: str, *, check: bool, as_json: bool) -> int:
     """
     try:
         if is_missing(database):
-            raise click.ClickException(f"{database}: does not exist")
+            raise click.ClickException(f"{without_password(database)}: does not exist")
         with bar("copying before the migration", lazy=True) as progress:
             store = Store(database, read_only=check, progress=progress)
     except (ContextWindowError, click.ClickException) as error:
         if as_json:
-            click.echo(json.dumps({"database": database, "error": str(error)}))
+            click.echo(json.dumps({"database": without_password(database), "error": str(error)}))
         else:
             click.echo(f"contextwindow: {one_line(str(error))}", err=True)
         return CLOSED

@@ -135,8 +135,8 @@ def _check_target(output: str, database: str, *, force: bool) -> None:
     """
     if not os.path.lexists(output):
         return
-    path = database.removeprefix("sqlite:///")
-    for one in (path, f"{path}-wal", f"{path}-shm"):
+    path = Store.file_of(database)
+    for one in () if path is None else (path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
         if os.path.exists(one) and os.path.samefile(one, output):
             raise Failed(f"{output}: is the database itself")
     if not force:

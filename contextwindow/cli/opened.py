@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,10 +27,15 @@ def names(database: str) -> list[str]:
         return []
 
 
+def without_password(database: str) -> str:
+    """What was given as a database, for messages: also where it is a URL that was mistyped."""
+    return re.sub(r"(:/{1,2}[^:@/]*:)[^@]*@", r"\1***@", database)
+
+
 def is_missing(database: str) -> bool:
     """Whether there is no such file: opening would make it."""
-    path = database.removeprefix("sqlite:///")
-    return "://" not in path and not os.path.lexists(path)
+    path = Store.file_of(database)
+    return path is not None and not os.path.lexists(path)
 
 
 @contextmanager
@@ -89,4 +95,4 @@ def known(store: Store, context: str, **arguments: Any) -> Iterator[ContextWindo
 
 def _check_exists(database: str) -> None:
     if is_missing(database):
-        raise Failed(f"{database}: does not exist", NOT_FOUND)
+        raise Failed(f"{without_password(database)}: does not exist", NOT_FOUND)

@@ -46,6 +46,7 @@ from contextwindow.store.examination import Examination, examine
 from contextwindow.store.files import copies, logger
 from contextwindow.store.leases import DIED
 from contextwindow.store.ledger import TurnLedger
+from contextwindow.store.location import locate
 from contextwindow.store.notices import announce
 from contextwindow.store.schema import REVISION
 from contextwindow.store.spending import price_dead
@@ -123,6 +124,17 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @staticmethod
+    def file_of(database: str | os.PathLike[str]) -> str | None:
+        """Absolute path of the SQLite file that *database* means, whether it exists or not.
+
+        None in memory and on PostgreSQL.
+
+        Raises:
+            ConfigError: it is empty, no URL, or of a database that is not supported.
+        """
+        return locate(database).path
 
     @property
     def location(self) -> str:
