@@ -90,6 +90,12 @@ class Server(uvicorn.Server):
         """Have streams end, and wait for what is under way."""
         self._ending.set()
         await super().shutdown(sockets)
+        # What has not ended in time is torn off, or its socket would outlive the server.
+        for connection in list(self.server_state.connections):
+            transport = connection.transport
+            if transport is not None:
+                transport.abort()
+        await asyncio.sleep(0)
 
 
 def listen(host: str, port: int) -> socket.socket:
