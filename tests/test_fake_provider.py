@@ -572,7 +572,7 @@ def test_a_resumed_reply_is_one_text(
         window.add_prompt("count")
         if fault == "stall":
             with pytest.raises(ModelTimeout):
-                window.call_model(timeout=LATE[fault])
+                window.call_model(timeout=1.0)
             reply = window.resume()
         else:
             reply = window.call_model()
