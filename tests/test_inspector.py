@@ -512,3 +512,54 @@ def test_the_records_behind_one_are_given_alone(store: Store, client: httpx2.Cli
     assert fragment.headers["x-running"] == "0"
     assert fragment.text.count("<article") == 3
     assert "<html" not in fragment.text
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "http://evil.com\u200e@good.com/path",
+        "http://evil.com\\@good.com/",
+        "http://good.com@evil.com/",
+        "http://good.com:x@evil.com/",
+        "http://@evil.com/",
+        "http://evil.com\t.good.com/",
+        "http://evil.com /",
+        "http://evil.com\u200b.good.com/",
+        "http://evil.com\u202e/",
+        "http://evil.com%2f.good.com/",
+        "http://evil.com:port/",
+        "http://[fe80::1%25x]/",
+        "javascript:alert(1)",
+        "//evil.com/",
+        "http:evil.com",
+        "http://" + "x" * 70 + ".com/",
+    ],
+)
+def test_an_address_that_could_be_read_as_another_is_not_left_for(
+    client: httpx2.Client, odd: str
+) -> None:
+    """Fault 49: What the page names as the site is where the link leads."""
+    assert client.get("/leave", params={"to": odd}).status_code == 400
+
+
+def test_the_page_that_asks_links_what_it_shows(client: httpx2.Client) -> None:
+    """Fault 49: The link is put together from what was read."""
+    for given, site, linked in (
+        ("http://x.example/a?b=1&c=%20#d", "x.example", "http://x.example/a?b=1&c=%20#d"),
+        ('HTTPS://X.example:81/ä"<', "x.example", "https://x.example:81/%C3%A4%22%3C"),
+        ("http://b\u00fccher.example", "xn--bcher-kva.example", "http://xn--bcher-kva.example"),
+        ("http://[::1]:8000/", "[::1]", "http://[::1]:8000/"),
+    ):
+        page = client.get("/leave", params={"to": given}).text
+        assert f"<dd>{site}</dd>" in page
+        (href,) = re.findall(r'href="([^"]*)" rel="[^"]*" target', page)
+        assert href.replace("&amp;", "&") == linked
+
+
+def test_attributes_that_are_acted_upon_stay_what_they_are() -> None:
+    assert tag("input", value="a\u200eb") == '<input value="a\u200eb">'
+    assert tag("a", href='/a\u200e"') == '<a href="/a\u200e&quot;"></a>'
+    assert tag("a", title="a\u200eb") == '<a title="a\\u{200e}b"></a>'
+    shown = prose("http://evil.com\u200e@good.com/path")
+    assert re.findall(r'href="([^"]*)"', shown) == ["/leave?to=http%3A%2F%2Fevil.com"]
+    assert shown.endswith("</a>\\u{200e}@good.com/path")

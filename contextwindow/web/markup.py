@@ -10,9 +10,13 @@ from urllib.parse import quote, urlencode
 
 _VOID: Final = frozenset({"br", "hr", "img", "input", "link", "meta"})
 # Controls, and the marks by which a text can turn round the letters beside it.
-_UNSEEN: Final = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_MARKS: Final = r"\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_UNSEEN: Final = re.compile(f"[{_MARKS}]")
 # Up to what no address holds without being quoted; what may be the sentence's stays outside.
-_ADDRESS: Final = re.compile(r"https?://[^\s<>\"'`{}|\\^\[\]]+[^\s<>\"'`{}|\\^\[\].,;:!?)]")
+_OUTSIDE: Final = _MARKS + r"\s<>\"'`{}|\\^\[\]"
+_ADDRESS: Final = re.compile(rf"https?://[^{_OUTSIDE}]+[^{_OUTSIDE}.,;:!?)]")
+# What a browser acts upon, or sends back: it must stay what it is.
+_EXACT: Final = frozenset({"action", "href", "src", "value"})
 
 LONGEST_LINK: Final = 2_000
 
@@ -55,7 +59,11 @@ def tag(name: str, /, *children: Child, **attributes: str | int | bool | None) -
     """
     written = "".join(
         f" {key.rstrip('_').replace('_', '-')}"
-        + ("" if value is True else f'="{escape(visible(str(value)))}"')
+        + (
+            ""
+            if value is True
+            else f'="{escape(str(value) if key in _EXACT else visible(str(value)))}"'
+        )
         for key, value in attributes.items()
         if value is not None and value is not False
     )
