@@ -17,6 +17,11 @@ from contextwindow import Attachment, ContextWindow, ModelError, Store
 from contextwindow.testing import ScriptedModel, ScriptedReply
 
 SEEN = "return window.hit === undefined && document.documentElement.dataset.hit === undefined"
+ERRORS = """
+  window.errors = [];
+  addEventListener("error", (event) => window.errors.push(String(event.message)));
+  addEventListener("unhandledrejection", (event) => window.errors.push(String(event.reason)));
+"""
 ODD = (
     "return [...document.querySelectorAll('script:not([src]), iframe, object, embed, style, base,"
     " form[action^=http], img[src^=http], link[href^=http], [onerror], [onload], [onclick],"
@@ -50,11 +55,14 @@ def running(store: Store) -> Iterator[Running]:
 
 @pytest.fixture
 def page(running: Running, tmp_path: Path) -> Iterator[Browser]:
-    """A browser that was let in."""
+    """A browser that was let in, and whose last page had no errors."""
     with browser(tmp_path / "profile") as window:
+        window.devtools("Page.addScriptToEvaluateOnNewDocument", source=ERRORS)
         window.go(running.invitation())
         assert window.run("return location.search") == ""
         yield window
+        window.devtools("Emulation.setScriptExecutionDisabled", value=False)
+        assert window.run("return window.errors ?? []") == []
 
 
 def context_id(store: Store, name: str | None = None) -> str:

@@ -92,12 +92,12 @@ function grow(told) {
   if (!text) { refresh(); return; }
   const length = Number(text.dataset.length);
   // What the page was made with may hold more than the event is about.
-  const known = length - told.start;
+  const there = length - told.start;
   const letters = Array.from(told.text);
-  if (known < 0) { refresh(); return; }
-  if (known >= letters.length) return;
+  if (there < 0) { refresh(); return; }
+  if (there >= letters.length) return;
   const follow = atEnd();
-  text.append(letters.slice(known).join(""));
+  text.append(letters.slice(there).join(""));
   text.dataset.length = told.start + letters.length;
   known.delete(article.id);
   if (follow) scrollTo(0, document.documentElement.scrollHeight);
