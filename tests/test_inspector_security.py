@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -17,7 +19,7 @@ from inspecting import Running, inspecting, post, proof
 
 from contextwindow import ConfigError, ContextWindow, Store
 from contextwindow.cli import main
-from contextwindow.web.guard import Keys, Place, is_loopback
+from contextwindow.web.guard import Guard, Keys, Place, is_loopback
 from contextwindow.web.serving import serve
 
 
@@ -262,6 +264,59 @@ def test_a_form_is_taken_only_from_a_page_of_this_server_and_this_browser(
         null = {"Origin": "null", "Sec-Fetch-Site": "same-origin"}
         assert status(null, proof=known, live="1") == 303
         assert alice.records()[0].live
+
+
+def test_a_form_that_was_cut_off_is_not_obeyed(running: Running, alice: ContextWindow) -> None:
+    """Fault 49: Half of a form may say something else than the whole."""
+    where = f"/c/{alice.get_current_context().id}"
+    record = alice.records()[0]
+    with running.client() as client:
+        known = proof(client.get(where).text)
+        headers = {"Origin": running.url, **FORM}
+        for action in ("live", "pin"):
+            half = f"proof={known}&record={record.id}".encode()
+            answer = client.post(f"{where}/{action}", content=half, headers=headers)
+            assert answer.status_code == 400
+    assert alice.records() == [record]
+
+
+def test_the_end_of_a_connection_is_not_the_end_of_a_form() -> None:
+    """Fault 49: What was sent up to there is no form."""
+    keys, place, passed, sent = Keys(), Place("127.0.0.1", 80), [], []
+    session = keys.redeem(keys.invite()) or ""
+    fields = f"proof={Keys.proof(session)}&record=1&live=".encode()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        passed.append(scope["state"]["form"])
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    def answered(*messages: dict[str, Any]) -> None:
+        coming = iter(messages)
+
+        async def receive() -> Any:
+            return next(coming)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/",
+            "query_string": b"",
+            "headers": [
+                (b"host", b"127.0.0.1"),
+                (b"origin", b"http://127.0.0.1"),
+                (b"cookie", f"{place.cookie}={session}".encode()),
+            ],
+        }
+        asyncio.run(Guard(app, keys, place, read_only=False)(scope, receive, send))
+
+    part = {"type": "http.request", "body": fields, "more_body": True}
+    answered(part, {"type": "http.disconnect"})
+    assert passed == []
+    assert sent[0]["status"] == 400
+    answered(part, {"type": "http.request", "body": b"1"})
+    assert [one["live"] for one in passed] == ["1"]
 
 
 @pytest.mark.parametrize("action", ["live", "pin", "fork", "resume"])

@@ -30,18 +30,18 @@ from contextwindow.web.markup import Child, tag, visible
 def live(request: Request) -> Response:
     """Set whether a record is sent to the model."""
     form, context_id = form_of(request), request.path_params["id"]
-    number = _record(form)
+    number, wanted = _record(form), _choice(form, "live")
     with of(request).window(context_id) as (_, window):
-        window.set_live([number], bool(form.get("live")))
+        window.set_live([number], wanted)
     return _to(context_address(context_id, at=number) + f"#r{number}")
 
 
 def pin(request: Request) -> Response:
     """Keep a record when the window is full, or no longer."""
     form, context_id = form_of(request), request.path_params["id"]
-    number = _record(form)
+    number, wanted = _record(form), _choice(form, "pinned")
     with of(request).window(context_id) as (_, window):
-        (window.pin if form.get("pinned") else window.unpin)(number)
+        (window.pin if wanted else window.unpin)(number)
     return _to(context_address(context_id, at=number) + f"#r{number}")
 
 
@@ -181,6 +181,13 @@ def _record(form: dict[str, str]) -> int:
     if not given.isascii() or not given.isdigit() or len(given) > 18:
         raise ConfigError(f"record must be a number, not {given!r:.40}")
     return int(given)
+
+
+def _choice(form: dict[str, str], name: str) -> bool:
+    """A field that says yes by any text, and no by none; a form without it says neither."""
+    if name not in form:
+        raise ConfigError(f"the form does not say {name}")
+    return bool(form[name])
 
 
 def _typed(name: str) -> str:

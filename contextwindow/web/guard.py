@@ -194,8 +194,8 @@ class Guard:
         if not _own_origin(headers):
             return _no("Another site has sent this form.")
         body = await _body(receive)
-        if body is None:
-            return _no("The form is too long.", 413)
+        if isinstance(body, Response):
+            return body
         try:
             fields = parse_qs(body.decode("utf-8"), keep_blank_values=True, max_num_fields=100)
         except ValueError:
@@ -242,14 +242,16 @@ def _own_origin(headers: Headers) -> bool:
     return _same(origin, f"http://{headers['host']}")
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """What was sent; None when it is too long."""
+async def _body(receive: Receive) -> bytes | Response:
+    """What was sent, or why it is no form."""
     body = b""
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return _no("The form was cut off.", 400)
         body += bytes(message.get("body", b""))
         if len(body) > MOST_BYTES:
-            return None
+            return _no("The form is too long.", 413)
         if not message.get("more_body"):
             return body
 
