@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sqlite3
@@ -13,9 +14,11 @@ import httpx2
 import pytest
 from inspecting import Running, inspecting, post
 
-from contextwindow import Attachment, ContextWindow, ModelError, Store
+from contextwindow import Attachment, ContextNotFound, ContextWindow, ModelError, Store
 from contextwindow.testing import ScriptedModel, ScriptedReply
 from contextwindow.web.charts import Bar, bars
+from contextwindow.web.inspector import Inspector
+from contextwindow.web.live import _events as events_of
 from contextwindow.web.markup import address, prose, tag
 
 PNG = bytes.fromhex(
@@ -563,3 +566,39 @@ def test_attributes_that_are_acted_upon_stay_what_they_are() -> None:
     shown = prose("http://evil.com\u200e@good.com/path")
     assert re.findall(r'href="([^"]*)"', shown) == ["/leave?to=http%3A%2F%2Fevil.com"]
     assert shown.endswith("</a>\\u{200e}@good.com/path")
+
+
+def test_following_brings_nothing_back_that_was_deleted(store: Store) -> None:
+    """Fault 49: A window is opened by name, and would make it anew."""
+    inspector = Inspector(store, asyncio.Event())
+    window = talked(store)
+    number = window.get_current_context().id
+
+    async def told() -> list[str]:
+        stream = events_of(inspector, number, "")
+        first = await anext(stream)
+        store.delete_context("alice")
+        return [first, *[one async for one in stream]]
+
+    assert asyncio.run(told()) == ["retry: 500\n\n", "event: gone\ndata: {}\n\n"]
+    assert store.page_contexts().contexts == []
+
+
+def test_a_context_that_has_taken_the_name_of_another_is_left_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault 49: What is asked for by its id is not another of the same name."""
+    inspector = Inspector(store, asyncio.Event())
+    stale = talked(store).get_current_context()
+    store.delete_context("alice")
+    ContextWindow(store, "alice").add_prompt("another")
+    monkeypatch.setattr(store, "context_by_id", lambda context_id: stale)
+
+    with pytest.raises(ContextNotFound), inspector.window(stale.id):
+        pytest.fail("it was opened")
+    for model in (None, ScriptedModel(["more"])):
+        with pytest.raises(ContextNotFound):
+            asyncio.run(inspector.open(stale.id, model))
+    with pytest.raises(ContextNotFound):
+        asyncio.run(inspector.resume(stale.id, "turn", ScriptedModel(["more"])))
+    assert [one.content for one in ContextWindow(store, "alice").records()] == ["another"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -57,9 +56,8 @@ async def resume(request: Request) -> Response:
     """Go on with a reply that was cut off; the page shows how it grows."""
     form, context_id = form_of(request), request.path_params["id"]
     inspector = of(request)
-    context = await run_in_threadpool(inspector.store.context_by_id, context_id)
     model = inspector.model or form.get("model", "").strip()
-    await inspector.resume(context, form.get("turn", ""), model)
+    await inspector.resume(context_id, form.get("turn", ""), model)
     return _to(context_address(context_id))
 
 
@@ -83,6 +81,8 @@ def delete(request: Request) -> Response:
         typed = _typed(form_of(request).get("name", ""))
         # What cannot be seen cannot be typed either.
         if typed in (_typed(context.name), _typed(visible(context.name))):
+            # It goes by name, and none changes its own: by the id, it is still this one's.
+            inspector.store.context_by_id(context.id)
             inspector.store.delete_context(context.name)
             return _to("/")
         wrong = tag(

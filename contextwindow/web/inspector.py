@@ -8,11 +8,13 @@ import logging
 from collections.abc import Iterator
 from typing import Any, Final
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from contextwindow import (
     AsyncContextWindow,
     Context,
+    ContextNotFound,
     ContextReader,
     ContextWindow,
     ContextWindowError,
@@ -58,28 +60,49 @@ class Inspector:
         """The context of that id, and a window on it, for one request.
 
         Raises:
-            ContextNotFound: there is none; nothing is made.
+            ContextNotFound: there is none.
         """
+        # A window is opened by name, and makes what is missing: so it is looked for at once before.
         context = self.store.context_by_id(context_id)
         with ContextWindow(
             self.store, context.name, model=model, max_tokens=context.max_tokens
         ) as window:
+            _check_same(context, window.get_current_context())
             yield context, window
+
+    async def open(
+        self, context_id: str, model: Model | str | None = None
+    ) -> tuple[Context, AsyncContextWindow]:
+        """The context of that id, and a window on it, which is to be closed.
+
+        Raises:
+            ConfigError: there is no such model, or it cannot be used.
+            ContextNotFound: there is no such context.
+        """
+        context = await run_in_threadpool(self.store.context_by_id, context_id)
+        window = AsyncContextWindow(self.store, context.name, model=model)
+        try:
+            _check_same(context, await window.get_current_context())
+        except BaseException:
+            await window.aclose()
+            raise
+        return context, window
 
     def reader(self, context_id: str) -> tuple[Context, ContextReader]:
         """The context of that id, and its reads."""
         with self.window(context_id) as (context, window):
             return context, window.reader()
 
-    async def resume(self, context: Context, turn_id: str, model: Model | str) -> None:
+    async def resume(self, context_id: str, turn_id: str, model: Model | str) -> None:
         """Go on with a reply in a task that no request can end.
 
         Raises:
             ConfigError: there is no such model, or it cannot be used.
+            ContextNotFound: there is no such context.
         """
-        window = await AsyncContextWindow(self.store, context.name, model=model).__aenter__()
+        _, window = await self.open(context_id, model)
         begun = asyncio.Event()
-        task = asyncio.create_task(self._resume(context.id, turn_id, window, begun))
+        task = asyncio.create_task(self._resume(context_id, turn_id, window, begun))
         self._replies.add(task)
         task.add_done_callback(self._replies.discard)
         # What cannot even begin is told on the page that is shown next.
@@ -105,6 +128,16 @@ class Inspector:
         for task in self._replies:
             task.cancel()
         await asyncio.gather(*self._replies, return_exceptions=True)
+
+
+def _check_same(asked: Context, opened: Context) -> None:
+    """Refuse another context that has taken the name of the one that was asked for.
+
+    Raises:
+        ContextNotFound: it has.
+    """
+    if opened.id != asked.id:
+        raise ContextNotFound(f"the context of the id {asked.id!r} was deleted just now")
 
 
 def of(request: Request) -> Inspector:

@@ -14,7 +14,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from contextwindow import (
-    AsyncContextWindow,
     ConfigError,
     ContextWindowError,
     ReasoningDelta,
@@ -37,16 +36,17 @@ async def events(request: Request) -> Response:
     # A browser that reconnects asks for the same address, and says more in the header.
     after = request.headers.get("last-event-id") or request.query_params.get("after", "")
     return StreamingResponse(
-        _events(of(request), context.name, after),
+        _events(of(request), context.id, after),
         media_type="text/event-stream",
         headers={"X-Accel-Buffering": "no"},
     )
 
 
-async def _events(inspector: Inspector, name: str, after: str) -> AsyncIterator[str]:
+async def _events(inspector: Inspector, context_id: str, after: str) -> AsyncIterator[str]:
     yield "retry: 500\n\n"
     try:
-        async with AsyncContextWindow(inspector.store, name) as window:
+        _, opened = await inspector.open(context_id)
+        async with opened as window:
             known = (await window.context_stats()).total_records
             while not inspector.ending.is_set():
                 # It ends with each turn, and after a while without news: then it is begun again.
