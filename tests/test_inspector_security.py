@@ -92,6 +92,19 @@ def test_a_used_token_is_followed_by_an_offer_of_another() -> None:
     assert keys.proof(first) != keys.proof(second)
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("closed file")])
+def test_a_browser_is_let_in_when_nobody_reads_the_offer(error: Exception) -> None:
+    """The output of the command may be closed, as that of ``inspect | head -1`` is."""
+
+    def announce() -> None:
+        raise error
+
+    keys = Keys(announce)
+    session = keys.redeem(keys.invite())
+    assert session is not None
+    assert keys.knows(session)
+
+
 @pytest.mark.parametrize("path", ["//evil.example/", "/\\evil.example", "///evil.example/a"])
 def test_the_redirect_leads_to_no_other_server(running: Running, path: str) -> None:
     """Fault 49: No open redirect."""
