@@ -602,3 +602,29 @@ def test_a_context_that_has_taken_the_name_of_another_is_left_alone(
     with pytest.raises(ContextNotFound):
         asyncio.run(inspector.resume(stale.id, "turn", ScriptedModel(["more"])))
     assert [one.content for one in ContextWindow(store, "alice").records()] == ["another"]
+
+
+@pytest.mark.parametrize("digits", [18, 19, 40, 5_000])
+def test_no_number_of_an_address_is_too_long_to_be_refused(
+    store: Store, client: httpx2.Client, digits: int
+) -> None:
+    window = talked(store)
+    nines = "9" * digits
+    for path in (
+        f"?before={nines}",
+        f"?after={nines}",
+        f"?at={nines}",
+        f"/records?after={nines}",
+        f"/records/{nines}",
+        f"/records/1?part={nines}",
+        f"/window?before={nines}",
+        f"/calls/{nines}",
+        f"/calls/{window.calls()[0].id}?skip={nines}",
+        f"/files/{nines}/0",
+        f"/files/1/{nines}",
+    ):
+        answer = client.get(here(window) + path)
+        assert answer.status_code in ((200, 400, 404) if digits == 18 else (400, 404)), path
+    assert (
+        post(client, f"{here(window)}/live", here(window), record=nines, live="").status_code == 400
+    )

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from contextwindow import CompactionResult, ConfigError, Context
 from contextwindow.web.conversation import above, tabs
-from contextwindow.web.inspector import form_of, of
+from contextwindow.web.inspector import form_of, of, whole
 from contextwindow.web.layout import (
     context_address,
     dollars,
@@ -177,10 +177,7 @@ def _plan(planned: CompactionResult) -> str:
 
 
 def _record(form: dict[str, str]) -> int:
-    given = form.get("record", "")
-    if not given.isascii() or not given.isdigit() or len(given) > 18:
-        raise ConfigError(f"record must be a number, not {given!r:.40}")
-    return int(given)
+    return whole(form.get("record", ""), "record")
 
 
 def _choice(form: dict[str, str], name: str) -> bool:

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from contextwindow import Call, CallSize, CompactionEvent, RecordType, Usage
 from contextwindow.web.charts import Bar, Line, bars, legend
 from contextwindow.web.conversation import above, tabs
-from contextwindow.web.inspector import of
+from contextwindow.web.inspector import number_in, number_of, of
 from contextwindow.web.layout import (
     ROLES,
     context_address,
@@ -47,8 +47,7 @@ _ORDER: Final = (
 def window(request: Request) -> Response:
     """The window over time, and the newest calls."""
     context, reader = of(request).reader(request.path_params["id"])
-    before = request.query_params.get("before")
-    number = int(before) if before and before.isascii() and before.isdigit() else None
+    number = number_of(request, "before")
     found = reader.calls(before=number, last=_ON_A_PAGE + 1)
     sizes = reader.call_sizes(last=_IN_THE_PICTURE) if number is None else []
     events = reader.compactions() if number is None else []
@@ -75,9 +74,8 @@ def window(request: Request) -> Response:
 def call(request: Request) -> Response:
     """One call: what was sent, what it cost, how long it took."""
     context, reader = of(request).reader(request.path_params["id"])
-    one = reader.call(request.path_params["call"])
-    skip = request.query_params.get("skip", "0")
-    skipped = int(skip) if skip.isascii() and skip.isdigit() and len(skip) < 12 else 0
+    one = reader.call(number_in(request, "call"))
+    skipped = number_of(request, "skip") or 0
     sent = reader.manifest(one.id, skip=skipped, limit=_SENT)
     here = context_address(context.id, "calls", one.id)
     beyond = skipped + _SENT
@@ -231,4 +229,4 @@ def _compactions(events: list[CompactionEvent]) -> Safe:
     return tag("details", tag("summary", f"Records have left the window {often}"), listed)
 
 
-ROUTES = [Route("/c/{id}/window", window), Route("/c/{id}/calls/{call:int}", call)]
+ROUTES = [Route("/c/{id}/window", window), Route("/c/{id}/calls/{call}", call)]

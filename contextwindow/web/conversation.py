@@ -12,7 +12,6 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from contextwindow import (
-    ConfigError,
     Context,
     ContextNotFound,
     ContextReader,
@@ -20,7 +19,7 @@ from contextwindow import (
     Record,
     Turn,
 )
-from contextwindow.web.inspector import of
+from contextwindow.web.inspector import number_in, number_of, of
 from contextwindow.web.layout import (
     action,
     context_address,
@@ -109,7 +108,7 @@ def conversation(request: Request) -> Response:
 def fragment(request: Request) -> Response:
     """The records behind one, as they are now; the page puts them into itself."""
     _, reader = of(request).reader(request.path_params["id"])
-    after = _number(request, "after")
+    after = number_of(request, "after")
     newest = reader.turns(last=1)
     records = reader.records(after, _ON_A_PAGE)
     running = bool(newest) and newest[-1].state == "running"
@@ -122,8 +121,8 @@ def fragment(request: Request) -> Response:
 def record_page(request: Request) -> Response:
     """One record with all that is known of it, its text in parts when it is long."""
     context, reader = of(request).reader(request.path_params["id"])
-    record = one_record(reader, request.path_params["record"])
-    part = _number(request, "part") or 0
+    record = one_record(reader, number_in(request, "record"))
+    part = number_of(request, "part") or 0
     here = context_address(context.id, "records", record.id)
     parts = max(1, -(-len(record.content) // _PART))
     if part >= parts:
@@ -229,7 +228,7 @@ def one_record(reader: ContextReader, record_id: int) -> Record:
 
 
 def _shown(reader: ContextReader, request: Request) -> Shown:
-    before, after, at = (_number(request, name) for name in ("before", "after", "at"))
+    before, after, at = (number_of(request, name) for name in ("before", "after", "at"))
     if at is not None:
         older = reader.records(before=at, last=_AROUND + 1)
         since = older[-1].id if older else None
@@ -304,22 +303,8 @@ def _folded(summary: str, values: dict[str, Any] | None) -> Safe | None:
     return tag("details", tag("summary", summary), shown)
 
 
-def _number(request: Request, name: str) -> int | None:
-    """A number of the address.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    given = request.query_params.get(name)
-    if given is None or given == "":
-        return None
-    if not given.isascii() or not given.isdigit() or len(given) > 18:
-        raise ConfigError(f"{name} must be a number, not {given!r:.40}")
-    return int(given)
-
-
 ROUTES = [
     Route("/c/{id}", conversation),
     Route("/c/{id}/records", fragment),
-    Route("/c/{id}/records/{record:int}", record_page),
+    Route("/c/{id}/records/{record}", record_page),
 ]

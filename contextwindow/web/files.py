@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from contextwindow.web.conversation import above, one_record, tabs
-from contextwindow.web.inspector import of
+from contextwindow.web.inspector import number_in, of
 from contextwindow.web.layout import context_address, page
 from contextwindow.web.markup import link, tag
 from contextwindow.web.records import PICTURES
@@ -31,8 +31,8 @@ _ENDINGS: Final = {"json": "json", "markdown": "md", "html": "html"}
 def attachment(request: Request) -> Response:
     """The bytes of an attachment; only a picture is shown, all else is given away."""
     _, reader = of(request).reader(request.path_params["id"])
-    record = one_record(reader, request.path_params["record"])
-    number = request.path_params["number"]
+    record = one_record(reader, number_in(request, "record"))
+    number = number_in(request, "number")
     if number >= len(record.attachments) or record.attachments[number].data is None:
         raise HTTPException(404, "There is no such file")
     one = record.attachments[number]
@@ -105,7 +105,7 @@ def safe_name(name: str) -> str:
 
 
 ROUTES = [
-    Route("/c/{id}/files/{record:int}/{number:int}", attachment),
+    Route("/c/{id}/files/{record}/{number}", attachment),
     Route("/c/{id}/export", exports),
     Route("/c/{id}/export/{form}", export),
 ]

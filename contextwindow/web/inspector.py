@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from contextwindow import (
     AsyncContextWindow,
+    ConfigError,
     Context,
     ContextNotFound,
     ContextReader,
@@ -24,6 +26,8 @@ from contextwindow import (
 
 _PATIENCE: Final = 1.0
 """Seconds that a page waits for a reply to begin."""
+
+_DIGITS: Final = 18
 
 log = logging.getLogger("contextwindow.web")
 
@@ -144,6 +148,39 @@ def of(request: Request) -> Inspector:
     """The inspector that a request is for."""
     found: Inspector = request.app.state.inspector
     return found
+
+
+def number_of(request: Request, name: str) -> int | None:
+    """A number that the address asks with, or None.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    given = request.query_params.get(name)
+    return whole(given, name) if given else None
+
+
+def number_in(request: Request, name: str) -> int:
+    """A number in the path of the address.
+
+    Raises:
+        HTTPException: it is none, so there is no such page.
+    """
+    try:
+        return whole(request.path_params[name], name)
+    except ConfigError:
+        raise HTTPException(404, "There is no such page") from None
+
+
+def whole(given: str, name: str) -> int:
+    """A number that somebody has sent, no larger than a database knows.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not given.isascii() or not given.isdigit() or len(given) > _DIGITS:
+        raise ConfigError(f"{name} must be a number, not {given!r:.40}")
+    return int(given)
 
 
 def form_of(request: Request) -> dict[str, Any]:
