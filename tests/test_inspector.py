@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from inspecting import Running, inspecting, post
 
-from contextwindow import Attachment, ContextNotFound, ContextWindow, ModelError, Store
+from contextwindow import Attachment, ContextNotFound, ContextWindow, ModelError, Store, StoreBusy
 from contextwindow.testing import ScriptedModel, ScriptedReply
 from contextwindow.web.charts import Bar, bars
 from contextwindow.web.inspector import Inspector
@@ -628,3 +628,21 @@ def test_no_number_of_an_address_is_too_long_to_be_refused(
     assert (
         post(client, f"{here(window)}/live", here(window), record=nines, live="").status_code == 400
     )
+
+
+def test_a_context_that_cannot_be_settled_does_not_hide_the_others(
+    store: Store, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def reader(self: Inspector, context_id: str) -> Any:
+        asked.append(context_id)
+        raise StoreBusy("others write")
+
+    monkeypatch.setattr(Inspector, "reader", reader)
+    window = ContextWindow(store, "busy", model=ScriptedModel(["one two three"]))
+    window.add_prompt("go")
+    with window.call_model_streaming() as stream:
+        next(iter(stream))
+        assert ">running<" in client.get("/").text
+    assert asked == [window.get_current_context().id]

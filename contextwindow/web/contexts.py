@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from contextwindow import ConfigError, ContextPage, ContextStats, SearchResult
+from contextwindow import ConfigError, ContextPage, ContextStats, ContextWindowError, SearchResult
 from contextwindow.web.inspector import Inspector, of
 from contextwindow.web.layout import (
     context_address,
@@ -85,8 +86,10 @@ def _settled(inspector: Inspector, after: str | None, wanted: str) -> ContextPag
     if not running or inspector.read_only:
         return shown
     for context_id in running:
-        # Opening a window settles what is dead.
-        inspector.reader(context_id)
+        # Opening a window settles what is dead.  One that is gone by now, or a database that
+        # others write to, must not take the list of the others away.
+        with contextlib.suppress(ContextWindowError):
+            inspector.reader(context_id)
     return read()
 
 
