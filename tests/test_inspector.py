@@ -646,3 +646,12 @@ def test_a_context_that_cannot_be_settled_does_not_hide_the_others(
         next(iter(stream))
         assert ">running<" in client.get("/").text
     assert asked == [window.get_current_context().id]
+
+
+def test_a_blank_name_is_not_typed_by_typing_nothing(store: Store, client: httpx2.Client) -> None:
+    window = ContextWindow(store, "  ")
+    for typed in ("", " ", "\t"):
+        answer = post(client, f"{here(window)}/delete", name=typed)
+        assert "nothing was deleted" in answer.text
+    assert post(client, f"{here(window)}/delete", name="  ").status_code == 303
+    assert store.page_contexts().contexts == []

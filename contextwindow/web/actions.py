@@ -78,9 +78,11 @@ def delete(request: Request) -> Response:
     context = inspector.store.context_by_id(request.path_params["id"])
     wrong = None
     if request.method == "POST":
-        typed = _typed(form_of(request).get("name", ""))
-        # What cannot be seen cannot be typed either.
-        if typed in (_typed(context.name), _typed(visible(context.name))):
+        given = form_of(request).get("name", "")
+        typed = _typed(given)
+        # What cannot be seen cannot be typed either; but nothing at all is typed by nobody.
+        alike = bool(typed) and typed in (_typed(context.name), _typed(visible(context.name)))
+        if given == context.name or alike:
             # It goes by name, and none changes its own: by the id, it is still this one's.
             inspector.store.context_by_id(context.id)
             inspector.store.delete_context(context.name)
