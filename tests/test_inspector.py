@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from contextwindow.web.charts import Bar, bars
 from contextwindow.web.inspector import Inspector
 from contextwindow.web.live import _events as events_of
 from contextwindow.web.markup import address, prose, tag
+from contextwindow.web.records import _indented
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d494844520000000100000001080600000"
@@ -655,3 +657,31 @@ def test_a_blank_name_is_not_typed_by_typing_nothing(store: Store, client: httpx
         assert "nothing was deleted" in answer.text
     assert post(client, f"{here(window)}/delete", name="  ").status_code == 303
     assert store.page_contexts().contexts == []
+
+
+def test_json_is_shown_in_lines_and_otherwise_as_it_was_stored() -> None:
+    shown = _indented('{"a":1,"a": [1e400, {}, [ ]], "b,[\\"{":"x, \\\\"}')
+    assert shown.splitlines() == [
+        "{",
+        '  "a":1,',
+        '  "a": [',
+        "    1e400, ",
+        "    {}, ",
+        "    [ ]",
+        "  ], ",
+        '  "b,[\\"{":"x, \\\\"',
+        "}",
+    ]
+    for text in ("", "[INFO] a, b", "{", "[1,2", '{\n"a": [1, 2]}', "[" * 9_000 + "]" * 9_000):
+        assert _indented(text) == text
+
+
+@pytest.mark.parametrize("inner", ["[" * 900 + "]" * 900, "[" * 20 + "1,2,3" * 2_400 + "]" * 20])
+def test_json_that_is_deep_or_many_costs_no_time(inner: str) -> None:
+    text = f'[{inner.replace("31", "3,1")},"{"x" * 1_000}"]'
+    began = time.perf_counter()
+    shown = _indented(text)
+    assert time.perf_counter() - began < 0.1
+    assert len(shown) < 6 * len(text)
+    assert re.sub(r"\n *", "", shown) == text
+    assert "\n" in shown

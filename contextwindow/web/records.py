@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Final
 
 from starlette.requests import Request
@@ -26,6 +27,12 @@ PICTURES: Final = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp
 
 LONGEST: Final = 12_000
 """Characters of a text that a page shows of each record."""
+
+_DEEPEST: Final = 20
+_BLANKS: Final = 4
+"""How much longer JSON may become by its line breaks."""
+
+_JSON: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{\[]\s*[}\]]?|,\s*|[}\]]')
 
 _FOLDED: Final = {
     RecordType.TOOL_CALL: "arguments",
@@ -77,7 +84,11 @@ def whole(record: Record, first: int = 0, most: int = LONGEST) -> Safe:
     text = record.content[first : first + most]
     if record.source in (RecordType.TOOL_CALL, RecordType.TOOL_OUTPUT) and not first:
         return tag(
-            "div", _indented(record.content, most), class_="text code", dir="auto", tabindex="0"
+            "div",
+            _indented(text) if len(record.content) <= most else text,
+            class_="text code",
+            dir="auto",
+            tabindex="0",
         )
     return tag("div", prose(text), class_="text", dir="auto", data_length=len(record.content))
 
@@ -144,14 +155,35 @@ def _body(record: Record, *, growing: bool) -> Child:
     )
 
 
-def _indented(text: str, most: int) -> str:
-    """JSON with its lines, anything else as it is."""
-    if len(text) <= most and text[:1] in "{[":
-        try:
-            return json.dumps(json.loads(text), indent=2, ensure_ascii=False)[: 4 * most]
-        except (ValueError, RecursionError):
-            pass
-    return text[:most]
+def _indented(text: str) -> str:
+    """JSON with line breaks between its values and nothing else changed; anything else as it is.
+
+    What is very deep, or would become very long, goes on as it stands.
+    """
+    if text[:1] not in ("{", "[") or "\n" in text:
+        return text
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    out: list[str] = []
+    done = depth = 0
+    room = _BLANKS * len(text)
+    for found in _JSON.finditer(text):
+        first, last = found[0][0], found[0][-1]
+        # Texts are left alone, and so is what holds nothing.
+        if first == '"' or (first in "{[" and last in "}]"):
+            continue
+        inner = depth + (first in "{[") - (first in "}]")
+        if max(inner, depth) <= _DEEPEST:
+            at = found.start() if first in "}]" else found.end()
+            out += [text[done:at], "\n", "  " * inner]
+            done = at
+            room -= 1 + 2 * inner
+            if room < 0:
+                break
+        depth = inner
+    return "".join([*out, text[done:]])
 
 
 def _attachment(record: Record, number: int, one: Attachment) -> Safe:
