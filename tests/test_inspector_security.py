@@ -20,7 +20,7 @@ from inspecting import Running, inspecting, post, proof
 from contextwindow import ConfigError, ContextWindow, Store
 from contextwindow.cli import main
 from contextwindow.web.guard import Guard, Keys, Place, is_loopback
-from contextwindow.web.serving import serve
+from contextwindow.web.serving import Server, serve
 
 
 @pytest.fixture
@@ -397,6 +397,20 @@ def test_the_command_refuses_what_it_cannot_serve(tmp_path: Path) -> None:
     assert "--expose" in exposed.output
     nowhere = ["inspect", str(tmp_path / "x.db"), "--host", "256.0.0.1", "--expose"]
     assert "cannot listen" in CliRunner().invoke(main, nowhere).output
+
+
+def test_the_command_says_that_it_has_migrated(
+    go_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "run", lambda *_, **__: None)
+    command = ["inspect", str(go_file), "--no-browser"]
+    refused = CliRunner().invoke(main, [*command, "--read-only"])
+    assert refused.exit_code == 1
+    told = CliRunner().invoke(main, command)
+    assert told.exit_code == 0
+    assert "migrated from the Go library's tables" in told.stderr
+    assert "as it was before: " in told.stderr
+    assert CliRunner().invoke(main, command).stderr == ""
 
 
 def test_without_the_extra_one_line_says_what_to_install(

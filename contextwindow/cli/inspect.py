@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from contextwindow.cli.database import DatabaseCommand, database_argument
 from contextwindow.cli.group import NOT_FOUND, Failed
+
+if TYPE_CHECKING:
+    from contextwindow import Store
 
 
 @click.command("inspect", cls=DatabaseCommand)
@@ -47,4 +52,13 @@ def inspect(
         model=model,
         browser=not no_browser,
         tell=click.echo,
+        opened=_tell_migration,
     )
+
+
+def _tell_migration(store: Store) -> None:
+    """Say what opening has done to the schema, if anything."""
+    from contextwindow.cli.opened import migrated
+
+    if store.migration is not None:
+        click.echo(f"contextwindow: {migrated(store)}", err=True)

@@ -27,6 +27,7 @@ def serve(
     model: str | None = None,
     browser: bool = True,
     tell: Callable[[str], object] = print,
+    opened: Callable[[Store], object] = lambda store: None,
 ) -> None:
     """Serve the inspector of *database* until Ctrl-C.
 
@@ -37,6 +38,7 @@ def serve(
         model: what goes on with a reply that was cut off, such as ``"openai:gpt-5"``.
         browser: open one.
         tell: is given each line that the user is to read.
+        opened: is given the database, which opening may have migrated.
 
     Raises:
         ConfigError: other machines would reach *host*, or it cannot be listened on.
@@ -48,6 +50,7 @@ def serve(
             "unencrypted; pass --expose if that is meant"
         )
     with Store(database, read_only=read_only) as store, listen(host, port) as listening:
+        opened(store)
         # Counting tokens takes 0.3 s the first time; no page is to wait for that.
         store.warm_up(download=False)
         place = Place(host, listening.getsockname()[1])
