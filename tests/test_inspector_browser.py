@@ -501,3 +501,22 @@ def test_pages_fit_a_narrow_screen_and_can_be_read_in_light_and_dark(
     assert page.run(contrast) == []
     dark = page.run("return getComputedStyle(document.body).backgroundColor") == "rgb(20, 22, 26)"
     assert dark == (scheme == "dark")
+
+
+def test_a_page_that_does_not_begin_at_the_beginning_is_kept_up_to_date(
+    store: Store, page: Browser, running: Running
+) -> None:
+    window = ContextWindow(store, "alice", model=ScriptedModel(["Fine.", "Good."]))
+    records = [window.add_prompt(f"prompt {number}") for number in range(60)]
+    page.go(f"{running.url}/c/{context_id(store)}?after={records[56].id}")
+    page.until("return document.readyState", lambda state: state == "complete")
+    page.run("window.kept = true")
+    for number in range(2):
+        window.add_prompt(f"more {number}")
+        window.call_model()
+        count = "return document.querySelectorAll('article').length"
+        page.until(count, (5 + 2 * number).__eq__)
+    assert page.run("return window.kept")
+    texts = "return [...document.querySelectorAll('article .text')].map((one) => one.textContent)"
+    news = ["more 0", "Fine.", "more 1", "Good."]
+    assert page.run(texts) == ["prompt 57", "prompt 58", "prompt 59", *news]

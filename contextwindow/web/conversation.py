@@ -51,11 +51,12 @@ class Shown:
     """The records of one page, and what is beyond it.
 
     Attributes:
-        older, newer: whether there are such.
+        since: the record before the first of them, if there is one.
+        newer: whether there are such.
     """
 
     records: list[Record]
-    older: bool
+    since: int | None
     newer: bool
 
 
@@ -76,13 +77,14 @@ def conversation(request: Request) -> Response:
         tabs(request, context.id),
         _problem(request, context),
         _cut_off(request, context, reader, newest),
-        pager(("Older", f"{here}?before={first}" if shown.older else None)),
+        pager(("Older", f"{here}?before={first}" if shown.since is not None else None)),
         tag(
             "section",
             *articles,
             id="records",
             aria_label="Records",
             data_records=context_address(context.id, "records"),
+            data_since=None if shown.since is None else str(shown.since),
             data_events=None if shown.newer else context_address(context.id, "events"),
             data_after=behind(shown.records),
             data_most=str(_ON_A_PAGE),
@@ -234,12 +236,14 @@ def _shown(reader: ContextReader, request: Request) -> Shown:
         since = older[-1].id if older else None
         rest = reader.records(since, _ON_A_PAGE - _AROUND + 1)
         records = older[-_AROUND:] + rest[: _ON_A_PAGE - _AROUND]
-        return Shown(records, len(older) > _AROUND, len(rest) > _ON_A_PAGE - _AROUND)
+        before_it = older[0].id if len(older) > _AROUND else None
+        return Shown(records, before_it, len(rest) > _ON_A_PAGE - _AROUND)
     if after is not None:
         rest = reader.records(after, _ON_A_PAGE + 1)
-        return Shown(rest[:_ON_A_PAGE], True, len(rest) > _ON_A_PAGE)
+        return Shown(rest[:_ON_A_PAGE], after, len(rest) > _ON_A_PAGE)
     found = reader.records(before=before, last=_ON_A_PAGE + 1)
-    return Shown(found[-_ON_A_PAGE:], len(found) > _ON_A_PAGE, before is not None)
+    since = found[0].id if len(found) > _ON_A_PAGE else None
+    return Shown(found[-_ON_A_PAGE:], since, before is not None)
 
 
 def _article(request: Request, reader: ContextReader, record: Record, newest: list[Turn]) -> Safe:

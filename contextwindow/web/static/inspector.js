@@ -20,13 +20,18 @@ function shown() {
   return [...list.querySelectorAll("article[data-record]")];
 }
 
+// The record before the first of the page.
+function beginning() {
+  return list.dataset.since ?? "";
+}
+
 // The record behind which something may still change: outputs come behind calls that look whole,
 // and a reply that was cut off may go on.
 function settled() {
   const articles = shown();
   const growing = articles.findIndex((one) => one.matches(".growing"));
   const at = Math.min(growing < 0 ? articles.length : growing, articles.length - 8) - 1;
-  return at < 0 ? "" : articles[at].dataset.record;
+  return at < 0 ? beginning() : articles[at].dataset.record;
 }
 
 function atEnd() {
@@ -70,7 +75,8 @@ async function refresh() {
       if (!answer.ok) break;
       const follow = atEnd();
       const made = [...fetched(await answer.text()).querySelectorAll("article[data-record]")];
-      if (!after && first && made.length && made[0].id !== first.id) { location.reload(); return; }
+      const whole = after === beginning();
+      if (whole && first && made.length && made[0].id !== first.id) { location.reload(); return; }
       made.forEach(put);
       const running = answer.headers.get("X-Running") === "1";
       if (!running && state.dataset.running) state.textContent = "The reply has ended.";
