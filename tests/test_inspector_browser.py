@@ -520,3 +520,39 @@ def test_a_page_that_does_not_begin_at_the_beginning_is_kept_up_to_date(
     texts = "return [...document.querySelectorAll('article .text')].map((one) => one.textContent)"
     news = ["more 0", "Fine.", "more 1", "Good."]
     assert page.run(texts) == ["prompt 57", "prompt 58", "prompt 59", *news]
+
+
+def test_a_page_that_nobody_sees_holds_no_connection(
+    store: Store, page: Browser, running: Running
+) -> None:
+    """A browser has six for all pages of a server: the seventh would never be shown."""
+    window = ContextWindow(store, "alice", model=ScriptedModel(["Fine.", "Good."]))
+    window.add_prompt("first")
+    page.devtools(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="""
+          window.sources = [];
+          window.EventSource = class extends EventSource {
+            constructor(...given) { super(...given); window.sources.push(this); }
+          };
+          window.show = (seen) => {
+            Object.defineProperty(document, "hidden", {configurable: true, value: !seen});
+            document.dispatchEvent(new Event("visibilitychange"));
+          };""",
+    )
+    page.go(f"{running.url}/c/{context_id(store)}")
+    states = "return window.sources.map((one) => one.readyState)"
+    page.until(states, lambda found: found == [1])
+    page.run("window.show(false)")
+    assert page.run(states) == [2]
+    window.add_prompt("second")
+    window.call_model()
+    assert page.run("return document.querySelectorAll('article').length") == 1
+
+    page.run("window.show(true)")
+    texts = "return [...document.querySelectorAll('article .text')].map((one) => one.textContent)"
+    page.until(texts, lambda found: found == ["first", "second", "Fine."])
+    page.until(states, lambda found: found == [2, 1])
+    page.until("return document.querySelector('.facts').textContent", lambda told: "Calls1" in told)
+    window.call_model()
+    page.until(texts, lambda found: found == ["first", "second", "Fine.", "Good."])

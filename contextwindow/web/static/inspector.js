@@ -111,19 +111,49 @@ function grow(told) {
 
 function watch() {
   if (state.textContent) state.dataset.running = "1";
-  const place = new URL(list.dataset.events, location.href);
-  place.searchParams.set("after", list.dataset.after);
-  const source = new EventSource(place);
-  source.addEventListener("text", (event) => grow(JSON.parse(event.data)));
+  let source = null;
+  let ended = false;
+  let after = list.dataset.after;
+  const close = () => {
+    source?.close();
+    source = null;
+  };
+  const open = () => {
+    if (ended || source || document.hidden) return;
+    const place = new URL(list.dataset.events, location.href);
+    place.searchParams.set("after", after);
+    source = new EventSource(place);
+    listen(source, (event) => { after = event.lastEventId || after; }, () => {
+      ended = true;
+      close();
+    });
+  };
+  // A browser has six connections to a server, for all of its pages: one that nobody sees needs
+  // none.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) { close(); return; }
+    if (ended || source) return;
+    open();
+    refresh().then(settle);
+  });
+  open();
+}
+
+function listen(source, seen, end) {
+  source.addEventListener("text", (event) => {
+    seen(event);
+    grow(JSON.parse(event.data));
+  });
   source.addEventListener("change", (event) => {
+    seen(event);
     refresh().then(() => {
       // Its figures and its notices stand elsewhere on the page.
       if (JSON.parse(event.data).over) settle();
     });
   });
-  source.addEventListener("reload", () => { source.close(); location.reload(); });
+  source.addEventListener("reload", () => { end(); location.reload(); });
   source.addEventListener("gone", () => {
-    source.close();
+    end();
     state.textContent = "This conversation cannot be followed any more; load the page again.";
   });
 }
