@@ -556,3 +556,22 @@ def test_a_page_that_nobody_sees_holds_no_connection(
     page.until("return document.querySelector('.facts').textContent", lambda told: "Calls1" in told)
     window.call_model()
     page.until(texts, lambda found: found == ["first", "second", "Fine.", "Good."])
+
+
+def test_what_cannot_be_seen_is_visible_while_it_grows(
+    store: Store, page: Browser, running: Running
+) -> None:
+    words = [f"a\u202eb\x1bc\x7fd\u200e\r\n{number} " for number in range(40)]
+    model = ScriptedModel([ScriptedReply(words, delay=0.03)])
+    window = ContextWindow(store, "alice", model=model)
+    window.add_prompt("Tell me.")
+    page.go(f"{running.url}/c/{context_id(store)}")
+    thread = threading.Thread(target=window.call_model)
+    thread.start()
+    text = "return document.querySelector('.kind-model-response .text')?.textContent ?? ''"
+    grown = page.until(text, lambda shown: "a\ufffdb␛c␡d\ufffd" in shown)
+    thread.join()
+    page.until("return document.querySelector('.growing, .partial') === null", bool)
+    for shown in (grown, page.run(text)):
+        assert not set(shown) & set("\u202e\u200e\x1b\x7f")
+    assert page.run(text).startswith("a\\u{202e}b␛c␡d\\u{200e}\n0 ")

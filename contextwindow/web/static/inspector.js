@@ -34,6 +34,19 @@ function settled() {
   return at < 0 ? beginning() : articles[at].dataset.record;
 }
 
+// What the server makes visible, one letter for one, until it is put again as the server has it.
+const UNSEEN = new RegExp(
+  "[\\0-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]"
+  + "|\\r(?!\\n)", "g");
+
+function visible(text) {
+  return text.replace(UNSEEN, (one) => {
+    const code = one.charCodeAt(0);
+    if (code < 0x20) return String.fromCharCode(0x2400 + code);
+    return code === 0x7f ? "\u2421" : "\ufffd";
+  });
+}
+
 function atEnd() {
   return innerHeight + scrollY > document.documentElement.scrollHeight - 120;
 }
@@ -103,7 +116,7 @@ function grow(told) {
   if (there < 0) { refresh(); return; }
   if (there >= letters.length) return;
   const follow = atEnd();
-  text.append(letters.slice(there).join(""));
+  text.append(visible(letters.slice(there).join("")));
   text.dataset.length = told.start + letters.length;
   known.delete(article.id);
   if (follow) scrollTo(0, document.documentElement.scrollHeight);
