@@ -200,18 +200,19 @@ def picture(store: Store, file: Path, *, size: str, page: str, dark: bool) -> No
 def main() -> None:
     """Make the database, and the picture if one is wanted."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("database", help="a file that is made if it is missing")
+    parser.add_argument("database", nargs="?", help="a file; without it one in a new folder")
     parser.add_argument("--picture", type=Path, help="a PNG file to write")
     parser.add_argument("--page", default="/c/{id}", help="what it shows")
     parser.add_argument("--size", default="1120,1180", help="of the browser's window")
     parser.add_argument("--dark", action="store_true")
     asked = parser.parse_args()
-    with Store(asked.database) as store:
+    database = asked.database or f"{tempfile.mkdtemp()}/demo.db"
+    with Store(database) as store:
         if not store.page_contexts(limit=1).contexts:
             make(store)
         if asked.picture is not None:
             picture(store, asked.picture, size=asked.size, page=asked.page, dark=asked.dark)
-        print(f"contextwindow inspect {asked.database}")
+        print(f"contextwindow inspect {database}")
 
 
 if __name__ == "__main__":
