@@ -34,6 +34,11 @@ class RecordType(IntEnum):
         """Who speaks, such as ``"user"``, ``"assistant"`` or ``"tool call"``."""
         return _ROLES[self]
 
+    @property
+    def label(self) -> str:
+        """``role`` as it begins a line, such as ``"Tool call"``."""
+        return self.role.capitalize()
+
 
 _ROLES: Final = {
     RecordType.PROMPT: "user",

@@ -21,16 +21,6 @@ from typing import Final
 from contextwindow.models.steps import refusal_of
 from contextwindow.records import Attachment, Context, Record, RecordType
 
-ROLES: Final = {
-    RecordType.PROMPT: "User",
-    RecordType.MODEL_RESPONSE: "Assistant",
-    RecordType.TOOL_CALL: "Tool call",
-    RecordType.TOOL_OUTPUT: "Tool output",
-    RecordType.SYSTEM_PROMPT: "System",
-    RecordType.REASONING: "Reasoning",
-    RecordType.SUMMARY: "Summary",
-}
-
 _CODE: Final = (RecordType.TOOL_CALL, RecordType.TOOL_OUTPUT)
 # Drawn by a browser; an SVG is a document that may hold more than a picture.
 _PICTURES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -118,7 +108,7 @@ def _fenced(text: str) -> list[str]:
 
 
 def _article(record: Record) -> str:
-    kind = "tool" if record.source in _CODE else ROLES[record.source].lower()
+    kind = "tool" if record.source in _CODE else record.source.role
     unsent = "" if record.live else " unsent"
     marks = "".join(f' <span class="mark">{mark}</span>' for mark in _marks(record))
     return (
@@ -148,7 +138,7 @@ def _html_body(record: Record) -> Iterator[str]:
 
 
 def _title(record: Record) -> str:
-    role = ROLES[record.source]
+    role = record.source.label
     return f"{role}: {record.name}" if record.name else role
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from contextwindow import ContextReader, ContextStats, Record, SearchResult
 from contextwindow.cli.opened import known, reading
-from contextwindow.cli.show import ROLES, as_json, print_heading, print_record
+from contextwindow.cli.show import as_json, print_heading, print_record
 from contextwindow.cli.styles import console
 from contextwindow.cli.terminal import harmless, one_line
 
@@ -93,7 +93,7 @@ def search(
     out = console()
     for hit in found:
         record = hit.record
-        about = f" ({ROLES[record.source]}, {record.timestamp:%Y-%m-%d %H:%M}, record {record.id})"
+        about = f" ({record.source.role}, {record.timestamp:%Y-%m-%d %H:%M}, record {record.id})"
         out.print(Text.assemble((one_line(hit.context), "speaker"), (about, "quiet")))
         out.print(_highlighted(hit))
         out.print()
@@ -150,7 +150,7 @@ def _hit(hit: SearchResult) -> dict[str, object]:
         "context": hit.context,
         "record_id": hit.id,
         "time": hit.record.timestamp.isoformat(),
-        "role": ROLES[hit.record.source],
+        "role": hit.record.source.role,
         "live": hit.record.live,
         "snippet": hit.snippet,
         "highlights": [list(one) for one in hit.highlights],

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import click
 from rich.text import Text
 
-from contextwindow import Attachment, Record, RecordType
+from contextwindow import Attachment, Record
 from contextwindow.cli.terminal import harmless
-
-ROLES: Final = {
-    RecordType.PROMPT: "user",
-    RecordType.MODEL_RESPONSE: "assistant",
-    RecordType.TOOL_CALL: "tool call",
-    RecordType.TOOL_OUTPUT: "tool output",
-    RecordType.SYSTEM_PROMPT: "system",
-    RecordType.REASONING: "reasoning",
-    RecordType.SUMMARY: "summary",
-}
 
 
 def print_record(record: Record) -> None:
@@ -31,14 +21,14 @@ def print_record(record: Record) -> None:
 
 def print_heading(record: Record) -> None:
     """The role of a record, and what is attached to it."""
-    click.echo(click.style(ROLES[record.source], bold=True) + _marks(record))
+    click.echo(click.style(record.source.role, bold=True) + _marks(record))
     for one in record.attachments:
         click.echo(attached(one))
 
 
 def heading(record: Record) -> Text:
     """The role of a record and its marks, in a line."""
-    return Text.assemble((ROLES[record.source], "speaker"), (_marks(record), "quiet"))
+    return Text.assemble((record.source.role, "speaker"), (_marks(record), "quiet"))
 
 
 def attached(one: Attachment) -> str:
@@ -54,7 +44,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "id": record.id,
         "seq": record.seq,
         "time": record.timestamp.isoformat(),
-        "role": ROLES[record.source],
+        "role": record.source.role,
         "text": record.content,
         "name": record.name,
         "call_id": record.call_id,

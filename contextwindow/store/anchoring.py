@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from contextwindow.compaction import AROUND
 from contextwindow.records import RecordType
 from contextwindow.store.connection import Connection
 from contextwindow.store.rows import LIVE_ORDER, from_ranges
@@ -14,9 +15,6 @@ from contextwindow.store.statement import Statement
 from contextwindow.store.values import load_json
 
 _bind = sa.bindparam
-
-AROUND: Final = 4
-"""Tokens that providers put around a message, about."""
 
 _SPOKEN: Final = frozenset({RecordType.MODEL_RESPONSE, RecordType.REASONING, RecordType.TOOL_CALL})
 

@@ -14,7 +14,6 @@ from contextwindow.web.charts import Bar, Line, bars, legend
 from contextwindow.web.conversation import above, tabs
 from contextwindow.web.inspector import number_in, number_of, of
 from contextwindow.web.layout import (
-    ROLES,
     context_address,
     dollars,
     facts,
@@ -195,7 +194,7 @@ def _picture(context_id: str, sizes: list[CallSize], events: list[CompactionEven
     title = f"Tokens that the last {len(sizes)} calls have sent, by kind of record"
     most = sizes[-1].max_tokens
     told = tag("span", f" of the {most:,} that the model takes", class_="quiet") if most else None
-    classes = [(f"kind-{kind_of(kind)}", ROLES[kind]) for kind in kinds]
+    classes = [(f"kind-{kind_of(kind)}", kind.label) for kind in kinds]
     if lines:
         classes.append(("cut", "records left the window"))
     return tag(
@@ -207,7 +206,7 @@ def _picture(context_id: str, sizes: list[CallSize], events: list[CompactionEven
 
 
 def _told(one: CallSize, kinds: list[RecordType]) -> str:
-    parts = (f"{ROLES[kind]} {one.tokens[kind]:,}" for kind in kinds if kind in one.tokens)
+    parts = (f"{kind.label} {one.tokens[kind]:,}" for kind in kinds if kind in one.tokens)
     return f"Call {one.call_id}, {sum(one.tokens.values()):,} tokens: {', '.join(parts)}"
 
 

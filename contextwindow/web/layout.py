@@ -172,16 +172,6 @@ def short(text: str, most: int = 160) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-ROLES: Final = {
-    RecordType.PROMPT: "User",
-    RecordType.MODEL_RESPONSE: "Assistant",
-    RecordType.TOOL_CALL: "Tool call",
-    RecordType.TOOL_OUTPUT: "Tool output",
-    RecordType.SYSTEM_PROMPT: "System",
-    RecordType.REASONING: "Reasoning",
-    RecordType.SUMMARY: "Summary",
-}
-
 _STATES: Final = {
     "running": "running",
     "interrupted": "interrupted",
@@ -193,7 +183,7 @@ _STATES: Final = {
 
 def role_tag(record: Record) -> Safe:
     """What a record is, in the colour of its kind."""
-    return tag("span", ROLES[record.source], class_=f"role kind-{kind_of(record.source)}")
+    return tag("span", record.source.label, class_=f"role kind-{kind_of(record.source)}")
 
 
 def kind_of(source: RecordType) -> str:

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from contextwindow import Attachment, Record, RecordType
 from contextwindow.web.inspector import of
 from contextwindow.web.layout import (
-    ROLES,
     action,
     context_address,
     hidden,
@@ -52,7 +51,8 @@ def article(request: Request, record: Record, *, running: bool = False, acts: bo
     growing = partial and running
     classes = ["record", f"kind-{kind_of(record.source)}"]
     classes += ["unsent"] * (not record.live) + ["growing" if growing else "partial"] * partial
-    title = f"{ROLES[record.source]}: {record.name}" if record.name else ROLES[record.source]
+    label = record.source.label
+    title = f"{label}: {record.name}" if record.name else label
     heading = f"h{record.id}"
     return tag(
         "article",
